@@ -91,7 +91,9 @@ class TrainingPlan:
             FedsimError: the record does not come from ``to_config``.
         """
         if "algorithm" not in config:
-            raise FedsimError("The message carries no training plan. Send TrainingPlan(...).to_config() as train_config.")
+            raise FedsimError(
+                "The message carries no training plan. Send TrainingPlan(...).to_config() as train_config."
+            )
         names = {f.name for f in fields(cls)}
         absent: dict[str, Any] = {"batch_size": None, "local_steps": None}
         return cls(**(absent | {key: value for key, value in config.items() if key in names}))

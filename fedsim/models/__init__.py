@@ -17,7 +17,7 @@ MODELS: Registry[nn.Module] = Registry("model", "fedsim.models", imports=True)
 
 from fedsim.models import cnn, convnet, lenet, mlp, resnet  # noqa: E402, F401  (each registers itself)
 
-__all__ = ["MODELS", "InputShape", "build", "builder", "buffer_names", "parameter_names"]
+__all__ = ["MODELS", "InputShape", "buffer_names", "build", "builder", "parameter_names"]
 
 
 def build(name: str, input_shape: InputShape, classes: int, *, seed: int = 0, **parameters: Any) -> nn.Module:

@@ -52,7 +52,7 @@ def resnet20(input_shape: InputShape, classes: int, width: int = 16) -> nn.Modul
 
 @MODELS.register("resnet18")
 def resnet18(input_shape: InputShape, classes: int) -> nn.Module:
-    """torchvision's ResNet-18 with a 3x3 first convolution and no first pooling, for small images.
+    """Torchvision's ResNet-18 with a 3x3 first convolution and no first pooling, for small images.
 
     Args:
         input_shape: channels, height, width.

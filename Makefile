@@ -1,0 +1,58 @@
+# Everything runs in a virtual environment of its own; nothing but Python 3.11 is needed.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+OUT ?= runs/quickstart
+# Two compute threads on a busy core are many times slower than one; the engines bring their own workers.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test test-slow lint bench clean install install-dev reproduce-dlg reproduce-inverting-gradients
+
+demo: install
+	$(BIN)/fedsim run experiments/configs/quickstart.toml --out $(OUT)
+
+test: install-test
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-slow: install-test
+	$(BIN)/python -m pytest -n 2 -m slow
+
+lint: install-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: install
+	$(BIN)/python -m experiments.benchmarks.local_engine
+
+reproduce-dlg: install
+	$(BIN)/python -m experiments.reproduce.dlg_single
+
+reproduce-inverting-gradients: install
+	$(BIN)/python -m experiments.reproduce.inverting_gradients
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+
+# A stamp a kind of installation, made anew when the dependencies change.
+.PHONY: install-test
+install: $(VENV)/installed
+install-test: $(VENV)/installed-test
+install-dev: $(VENV)/installed-dev
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fedsim needs Python 3.11 or newer; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: setup.cfg pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/installed-test: setup.cfg pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@ $(VENV)/installed
+
+$(VENV)/installed-dev: setup.cfg pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@ $(VENV)/installed $(VENV)/installed-test

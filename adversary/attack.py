@@ -1,0 +1,156 @@
+"""What an attack is: a name, what it needs, and how it turns observations into a reconstruction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+
+from fedsim.errors import FedsimError
+from fedsim.protocol import Grant, Kind, Knowledge, Observation, Reconstruction, TrainingPlan
+from fedsim.registry import Registry
+
+Progress = Callable[[int, float], None]
+"""Called as ``progress(iterations so far, best objective so far)`` while an attack runs."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What an attack asks of a victim, so that a mismatch is found before anything is trained.
+
+    Attributes:
+        kinds: what a client may have returned: a trained ``model``, a ``gradient``, or either.
+        max_examples: the most examples one update may rest on; ``None`` for any number.
+        single_step: whether the update must come from one local step.
+        grants: what the threat model must grant beyond the protocol.
+        observations: the most observations of one victim that the attack uses together.
+    """
+
+    kinds: frozenset[Kind] = frozenset({"model", "gradient"})
+    max_examples: int | None = None
+    single_step: bool = False
+    grants: frozenset[Grant] = frozenset()
+    observations: int = 1
+
+    def unmet(
+        self, plan: TrainingPlan | None, examples: int, kind: Kind, granted: frozenset[Grant], count: int = 1
+    ) -> list[str]:
+        """What is missing, each as a sentence that says what was needed, what was found and the remedy.
+
+        Args:
+            plan: what the server orders; ``None`` if the app sends no plan.
+            examples: examples behind one update.
+            kind: what the clients return.
+            granted: what the threat model grants, see ``Knowledge.grants``.
+            count: observations of one victim given together.
+        """
+        problems = []
+        if kind not in self.kinds:
+            wanted = " or ".join(sorted(self.kinds))
+            remedy = "algorithm = 'fedsgd'" if "gradient" in self.kinds else "algorithm = 'fedavg'"
+            problems.append(
+                f"It needs clients that return a {wanted}, but these return a {kind}. Set {remedy} in [training]."
+            )
+        if self.max_examples is not None and examples > self.max_examples:
+            problems.append(
+                f"It needs an update of at most {_count(self.max_examples, 'example')}, "
+                f"but this one rests on {examples}. Lower batch_size or choose another attack."
+            )
+        if self.single_step and kind == "model":
+            problems += self._more_than_one_step(plan, examples)
+        for grant in sorted(self.grants - granted):
+            problems.append(
+                f"It needs to know the {grant.replace('_', ' ')}, which the threat model withholds. "
+                f"Grant {grant!r} in the attack's knowledge or choose an attack that works without."
+            )
+        if count > self.observations:
+            problems.append(
+                f"It uses at most {_count(self.observations, 'observation')} of a victim together, "
+                f"but {count} were given. Give fewer."
+            )
+        return problems
+
+    @staticmethod
+    def _more_than_one_step(plan: TrainingPlan | None, examples: int) -> list[str]:
+        if plan is None:
+            return [
+                "It needs an update of one local step, but no training plan was sent, so the number is unknown. "
+                "Send TrainingPlan(...).to_config() as train_config."
+            ]
+        if plan.steps(examples) == 1:
+            return []
+        return [
+            f"It needs an update of one local step, but the plan orders {plan.steps(examples)}. "
+            "Set local_steps = 1 or algorithm = 'fedsgd' in [training]."
+        ]
+
+
+@runtime_checkable
+class Attack(Protocol):
+    """Turns what the server saw of one victim into images and labels.
+
+    An attack receives nothing but observations and knowledge; where the truth lies it cannot know.
+    """
+
+    @property
+    def needs(self) -> Needs:
+        """What the attack asks of a victim."""
+
+    def reconstruct(
+        self,
+        observations: Sequence[Observation],
+        knowledge: Knowledge,
+        *,
+        seed: int,
+        device: torch.device | str = "cpu",
+        progress: Progress | None = None,
+    ) -> Reconstruction:
+        """Reconstruct the victim's examples.
+
+        Args:
+            observations: of one victim, in the order of rounds.
+            knowledge: what the threat model grants.
+            seed: all randomness derives from it; the same seed gives the same bytes.
+            device: where to compute.
+            progress: called now and then with iterations so far and the best objective so far.
+
+        Raises:
+            FedsimError: the attack's needs are not met.
+        """
+
+
+ATTACKS: Registry[Attack] = Registry("attack", "fedsim.attacks", imports=True)
+
+
+def check(attack: Attack, observations: Sequence[Observation], knowledge: Knowledge) -> None:
+    """Refuse observations that the attack cannot use.
+
+    Raises:
+        FedsimError: no observation, or observations of several victims, or a need is unmet.
+    """
+    if not observations:
+        raise FedsimError("The attack was given no observation. Was the victim selected in a round that was recorded?")
+    if len({(o.client, o.examples) for o in observations}) > 1:
+        raise FedsimError(
+            "The observations given together differ in client or number of examples. Give those of one victim."
+        )
+    problems: list[str] = []
+    for observation in observations:
+        found = attack.needs.unmet(
+            observation.plan, observation.examples, observation.kind, knowledge.grants(), len(observations)
+        )
+        problems += [sentence for sentence in found if sentence not in problems]
+    if problems:
+        raise FedsimError(f"The attack cannot use this observation. {' '.join(problems)}")
+    labels = knowledge.labels
+    if labels is not None and "labels" in attack.needs.grants and len(labels) != observations[0].examples:
+        raise FedsimError(
+            f"Knowledge.labels has {len(labels)} entries, but the victim used {observations[0].examples} examples. "
+            "Give one label an example."
+        )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

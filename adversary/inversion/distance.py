@@ -1,0 +1,58 @@
+"""How far a simulated update is from the one observed: lists of tensors in, a scalar out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+TINY = 1e-20
+"""Least norm that the cosine divides by; far below any gradient that carries information."""
+
+
+class Distance(Protocol):
+    """A differentiable dissimilarity of two updates; tensors correspond by position."""
+
+    def __call__(self, simulated: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
+        """The dissimilarity, a scalar."""
+
+
+@dataclass(frozen=True)
+class Euclidean:
+    """Sum of squared differences over all tensors (DLG, equation 4)."""
+
+    def __call__(self, simulated: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
+        return torch.stack([(s - t).square().sum() for s, t in zip(simulated, target, strict=True)]).sum()
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """One minus the cosine of the two updates as two long vectors (Inverting Gradients, equation 4).
+
+    One cosine over all tensors, not one a tensor: tensors with large gradients weigh more. The scale of
+    either update does not matter. Two updates of which one is zero are at distance 1.
+    """
+
+    def __call__(self, simulated: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
+        return cosine_distance(simulated, target)
+
+
+def cosine_distance(simulated: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
+    """``1 - <s, t> / (|s| |t|)``, computed so that it stays exact for nearly parallel updates.
+
+    The textbook form cancels in single precision near 0, where the last decibels of a reconstruction lie.
+    With unit vectors ``u = s/|s|`` and ``v = t/|t|`` it equals ``|u - v|^2 / 2``, which does not cancel.
+    """
+    size = _norm(simulated).clamp_min(TINY)
+    target_size = _norm(target).clamp_min(TINY)
+    parts = [(s / size - t / target_size).square().sum() for s, t in zip(simulated, target, strict=True)]
+    # Where one update is zero, |u - v|^2 / 2 is 1/2 and the cosine is by convention 0.
+    degenerate = (size <= TINY) | (target_size <= TINY)
+    return torch.where(degenerate, torch.ones_like(size), torch.stack(parts).sum() / 2)
+
+
+def _norm(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.stack([t.square().sum() for t in tensors]).sum().sqrt()

@@ -1,0 +1,142 @@
+"""The client side as a Flower ``ClientApp``: it trains, evaluates, and says who it is."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import Mod
+from torch import nn
+
+from clients import training
+from clients.batches import batches
+from fedsim.arrays import Decoder, to_record
+from fedsim.data import Images
+from fedsim.errors import invalid
+from fedsim.models import buffer_names
+from fedsim.protocol import ROUND_KEY, TrainingPlan
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What the machine of a client provides.
+
+    Attributes:
+        model: builds the network; called once a worker.
+        shard: the data of the client with a number.
+        normalisation: per-channel mean and standard deviation.
+        seed: of the experiment.
+        device: where clients compute.
+        share_labels: whether a client reports its label histogram when asked for its profile.
+    """
+
+    model: Callable[[], nn.Module]
+    shard: Callable[[int], Images]
+    normalisation: training.Normalisation
+    seed: int
+    device: str = "cpu"
+    share_labels: bool = True
+
+
+def client_app(environment_of: Callable[[Context], Environment], mods: Sequence[Mod] = ()) -> ClientApp:
+    """A Flower ``ClientApp`` over an environment.
+
+    Args:
+        environment_of: gives the environment of a node; called for every message, so it should cache.
+        mods: Flower client mods, such as defences, applied to training in the order given.
+
+    Returns:
+        An app that answers ``train`` (with a model, or a gradient, as the plan orders), ``evaluate`` and
+        ``query`` (with the client's profile).
+    """
+    worker = _Worker()
+    app = ClientApp()
+
+    @app.train(mods=list(mods))
+    def train(message: Message, context: Context) -> Message:
+        return worker.train(message, environment_of(context), _client(context))
+
+    @app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        return worker.evaluate(message, environment_of(context), _client(context))
+
+    @app.query()
+    def query(message: Message, context: Context) -> Message:
+        environment, client = environment_of(context), _client(context)
+        data = environment.shard(client)
+        profile = ConfigRecord({"partition-id": client, "num-examples": len(data)})
+        if environment.share_labels:
+            profile["label-counts"] = list(data.label_counts())
+        return Message(RecordDict({"profile": profile}), reply_to=message)
+
+    return app
+
+
+class _Worker:
+    """Resident models, one a thread, and the round's global arrays, decoded once for all threads."""
+
+    def __init__(self) -> None:
+        self._decode = Decoder()
+        self._resident = threading.local()
+
+    def train(self, message: Message, environment: Environment, client: int) -> Message:
+        config = message.content.config_records["config"]
+        plan = TrainingPlan.from_config(config)
+        round = cast("int", config[ROUND_KEY])
+        data = environment.shard(client)
+        schedule = batches(plan, len(data), seed=environment.seed, client=client, round=round)
+        model = self._model(environment, message.content.array_records["arrays"])
+        if plan.algorithm == "fedsgd":
+            arrays, loss = training.gradient(model, data, environment.normalisation, schedule[0], plan)
+            state = model.state_dict()
+            arrays |= {name: state[name] for name in buffer_names(model)}
+            kind, examples = "gradient", len(schedule[0])
+        else:
+            proximal = float(cast("float", config.get("proximal-mu", 0.0)))
+            loss = training.local_steps(
+                model, data, environment.normalisation, schedule, plan, round=round, proximal=proximal
+            )
+            arrays, kind, examples = model.state_dict(), "model", len(data)
+        metrics = MetricRecord({"num-examples": examples, "train-loss": loss})
+        return _reply(message, client, metrics, to_record(arrays), kind)
+
+    def evaluate(self, message: Message, environment: Environment, client: int) -> Message:
+        data = environment.shard(client)
+        model = self._model(environment, message.content.array_records["arrays"])
+        found = training.evaluate(model, data, environment.normalisation)
+        metrics = {"num-examples": len(data), "eval-loss": found["loss"], "eval-accuracy": found["accuracy"]}
+        return _reply(message, client, MetricRecord(metrics))
+
+    def _model(self, environment: Environment, record: ArrayRecord) -> nn.Module:
+        resident: tuple[Environment, nn.Module] | None = getattr(self._resident, "model", None)
+        if resident is None or resident[0] is not environment:
+            resident = (environment, environment.model().to(torch.device(environment.device)))
+            self._resident.model = resident
+        training.load(resident[1], self._decode(record))
+        return resident[1]
+
+
+def _reply(
+    message: Message, client: int, metrics: MetricRecord, arrays: ArrayRecord | None = None, kind: str = ""
+) -> Message:
+    # The client's number goes beside the metrics, not into them: Flower's strategies average metrics.
+    content = RecordDict({"metrics": metrics, "client": ConfigRecord({"partition-id": client, "kind": kind})})
+    if arrays is not None:
+        content["arrays"] = arrays
+    return Message(content, reply_to=message)
+
+
+def _client(context: Context) -> int:
+    if "partition-id" not in context.node_config:
+        raise invalid(
+            "node_config",
+            dict(context.node_config),
+            "has no partition-id",
+            'Start the SuperNode with --node-config "partition-id=0 num-partitions=10"',
+        )
+    return int(context.node_config["partition-id"])

@@ -1,0 +1,1 @@
+"""Benchmarks: ratios against a bare PyTorch loop, measured in the same run."""

@@ -1,0 +1,188 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fedsim.errors import FedsimError
+
+app = typer.Typer(
+    help="Federated learning on Flower with an honest-but-curious server built in.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Fill and look at the store of data sets (FEDSIM_DATA).", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+_out = Console()
+_err = Console(stderr=True)
+
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. training.rounds=20.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML file.", show_default=False)],
+    changes: Set = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; by default runs/NAME.")] = None,
+    engine: Annotated[str | None, typer.Option(help="Engine in place of the configuration's.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train, with the attacks of the configuration, and write the report."""
+    from experiments.experiment import Experiment
+    from experiments.run import run as run_experiment
+
+    overrides = [*(changes or []), *([f"engine.name={engine}"] if engine else [])]
+    experiment = Experiment.load(config, overrides)
+    result = run_experiment(experiment, out or Path("runs") / experiment.config.name, quiet=quiet)
+    _out.print(f"\n{result.summary()}", highlight=False)
+    _out.print(f"Report: {result.report.resolve()}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def attack(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder with a transcript.", show_default=False)],
+    name: Annotated[str, typer.Option("--with", metavar="NAME", help="The attack.", show_default=False)],
+    changes: Set = None,
+    clients: Annotated[str | None, typer.Option(help="Which clients, e.g. 3,7; all that were recorded by default.")] = None,
+    rounds: Annotated[str | None, typer.Option(help="Which rounds, e.g. 1,50; all that were recorded by default.")] = None,
+    label: Annotated[str | None, typer.Option(help="What the report calls it; the name by default.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Attack a recorded transcript, and rewrite the report."""
+    from experiments.attacking import attack_run
+
+    result = attack_run(
+        run_folder,
+        name,
+        changes or [],
+        clients=_numbers("--clients", clients),
+        rounds=_numbers("--rounds", rounds),
+        label=label,
+        quiet=quiet,
+    )
+    _out.print(f"\n{result.summary()}", highlight=False)
+    _out.print(f"Report: {result.report.resolve()}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def report(
+    run_folders: Annotated[list[Path], typer.Argument(metavar="RUN...", show_default=False)],
+) -> None:
+    """Write or rewrite report.html."""
+    from experiments.report import write_report
+
+    for folder in run_folders:
+        _out.print(f"Report: {write_report(folder).resolve()}", highlight=False, soft_wrap=True)
+
+
+@app.command("list")
+def list_parts(
+    kind: Annotated[str | None, typer.Argument(help="attacks, selectors, strategies, models, data, ...")] = None,
+) -> None:
+    """What there is by name, third parties' parts included."""
+    from experiments.parts import registries
+    from fedsim.errors import unknown
+
+    found = registries()
+    if kind is not None and kind not in found:
+        raise unknown("kind", kind, found)
+    for title, registry in found.items():
+        if kind in (None, title):
+            table = Table(title=title, title_justify="left", box=None, show_header=False, pad_edge=False)
+            for name in registry.names():
+                parameters = ", ".join(f"{key}={value!r}" for key, value in registry.parameters(name).items())
+                text = registry.summary(name) + (f"\n[dim]{_escape(parameters)}[/dim]" if kind and parameters else "")
+                table.add_row(f"[bold]{name}[/bold]", text)
+            _out.print(table, "")
+
+
+@data_app.command()
+def fetch(names: Annotated[list[str], typer.Argument(metavar="NAME...", show_default=False)]) -> None:
+    """Download data sets into the store."""
+    from fedsim import data
+
+    for name in names:
+        _out.print(f"{name}: {data.fetch(name)}", highlight=False)
+
+
+@data_app.command("import")
+def import_data(
+    path: Annotated[Path, typer.Argument(help="A folder of images a class, or an .npz file.", show_default=False)],
+    name: Annotated[str, typer.Option(help="What the data set will be called.", show_default=False)],
+    size: Annotated[int | None, typer.Option(help="Pixels a side, for images of different sizes.")] = None,
+) -> None:
+    """Import images of your own into the store."""
+    from fedsim import data
+
+    if path.suffix == ".npz":
+        if size is not None:
+            raise FedsimError("--size is for folders of images; the arrays of an .npz file have one size already.")
+        written = data.import_npz(path, name)
+    else:
+        written = data.import_folder(path, name, size=size)
+    _out.print(f"{name}: {written}", highlight=False)
+
+
+@data_app.command()
+def show(
+    name: Annotated[str, typer.Argument(show_default=False)],
+    clients: Annotated[int | None, typer.Option(help="Also deal it out to this many clients.")] = None,
+    partition: Annotated[str, typer.Option(help="How it is dealt out.")] = "iid",
+    changes: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Partition parameters.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the partition.")] = 0,
+) -> None:
+    """What a data set holds, and how a partition deals it out."""
+    from experiments.config import parameters
+    from fedsim import data
+
+    _out.print(data.show(name), highlight=False)
+    if clients is not None:
+        found = data.load(name)
+        shards = data.partition(
+            found.train.labels, partition, clients, classes=found.classes, seed=seed, **parameters(changes or [])
+        )
+        _out.print(data.describe(shards, found.train.labels, found.train.classes), highlight=False)
+
+
+def main() -> None:
+    """Run the command line; a user's error is one message and exit code 2."""
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    try:
+        app(standalone_mode=True)
+    except FedsimError as error:
+        _err.print(f"[bold red]Error[/bold red] {_escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        _err.print("Interrupted; what was finished is on disk.")
+        sys.exit(130)
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _numbers(option: str, text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        from fedsim.errors import invalid
+
+        raise invalid(option, text, "is not a list of numbers", "Write for instance 3,7") from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,314 @@
+"""The configuration: one TOML file, checked as a whole before anything starts."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fedsim.errors import FedsimError, invalid, nearest
+from fedsim.protocol import Algorithm, Grant, Mode, TrainingPlan
+
+
+class _Table(BaseModel):
+    """A table whose keys are all known."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Part(BaseModel):
+    """A part named by ``name``, with its own parameters beside it."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    name: str
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The keys beside those of the table."""
+        return dict(self.model_extra or {})
+
+
+class Data(Part):
+    """``[data]``: the data set, its parameters, and how it is dealt out.
+
+    Attributes:
+        name: a data set of the store, or ``module:callable``.
+        clients: number of clients.
+        partition: how the training images are dealt out.
+        train_size: if given, only the first images of the training split are used.
+        test_size: likewise of the test split.
+        normalise: whether clients subtract the mean and divide by the standard deviation.
+    """
+
+    name: str = "fashion_mnist_small"
+    clients: int = Field(20, ge=1)
+    partition: Part = Part(name="iid")
+    train_size: int | None = Field(None, ge=1)
+    test_size: int | None = Field(None, ge=1)
+    normalise: bool = True
+
+
+class Model(Part):
+    """``[model]``: the network and its parameters."""
+
+    name: str = "cnn"
+
+
+class Training(_Table):
+    """``[training]``: what the server orders, and how it aggregates.
+
+    Attributes:
+        algorithm: ``fedavg`` or ``fedsgd``.
+        rounds: number of rounds.
+        batch_size: examples a local step, or ``"full"`` for the whole shard.
+        local_epochs: passes over the shard a round, for ``fedavg``.
+        local_steps: steps a round instead of ``local_epochs``.
+        learning_rate: of the clients' SGD; of the server's optimiser with ``fedsgd``.
+        learning_rate_decay: factor a round.
+        momentum: of the clients' SGD.
+        weight_decay: L2 coefficient.
+        mode: ``train`` or ``eval``, of the model during local training.
+        strategy: how the server aggregates; by default ``fedsgd`` or ``fedavg``, as the algorithm.
+        evaluate_every: rounds between central evaluations.
+        client_evaluation: whether all clients evaluate each new global model on their own shard.
+        min_share: share of the cohort that must answer well for a round to count.
+        timeout: seconds to wait for a cohort.
+    """
+
+    algorithm: Algorithm = "fedavg"
+    rounds: int = Field(10, ge=1)
+    batch_size: int | Literal["full"] = 32
+    local_epochs: int = Field(1, ge=1)
+    local_steps: int | None = Field(None, ge=1)
+    learning_rate: float = Field(0.1, ge=0)
+    learning_rate_decay: float = Field(1.0, gt=0)
+    momentum: float = Field(0.0, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    mode: Mode = "train"
+    strategy: Part | None = None
+    evaluate_every: int = Field(1, ge=1)
+    client_evaluation: bool = False
+    min_share: float = Field(0.5, gt=0, le=1)
+    timeout: float = Field(3600, gt=0)
+
+    def plan(self) -> TrainingPlan:
+        """What is sent to the clients."""
+        return TrainingPlan(
+            algorithm=self.algorithm,
+            batch_size=None if self.batch_size == "full" else self.batch_size,
+            local_epochs=self.local_epochs,
+            local_steps=self.local_steps,
+            learning_rate=self.learning_rate,
+            learning_rate_decay=self.learning_rate_decay,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            mode=self.mode,
+        )
+
+
+class Selection(Part):
+    """``[selection]``: who trains in a round.
+
+    Attributes:
+        name: of the selector.
+        clients_per_round: size of the cohort; everybody by default.
+    """
+
+    name: str = "uniform"
+    clients_per_round: int | None = Field(None, ge=1)
+
+
+class Engine(Part):
+    """``[engine]``: what runs the clients.
+
+    Attributes:
+        name: of the engine.
+        workers: clients computed at the same time; results do not depend on it.
+    """
+
+    name: str = "local"
+    workers: int = Field(1, ge=1)
+
+
+class Device(_Table):
+    """``[device]``: where clients, evaluation and attacks compute: ``cpu``, ``cuda`` or ``cuda:1``."""
+
+    name: str = "cpu"
+
+
+class Wiretap(_Table):
+    """``[wiretap]``: whether all observations are written down, for ``fedsim attack`` afterwards."""
+
+    record: bool = False
+
+
+class AttackTable(Part):
+    """``[[attacks]]``: an attack, whom it attacks, and what it is granted.
+
+    Attributes:
+        name: of the attack; its parameters stand beside it.
+        label: what the report calls it; the name by default.
+        rounds: numbers, or ``first``, ``middle``, ``last``, or ``"all"``, or ``"every 10"``.
+        clients: numbers, or ``"all"``, or how many of the cohort (the first ones) as an integer.
+        grants: what the threat model grants beyond the protocol: ``labels``, ``batch_order``.
+        lpips: whether LPIPS is computed too, where its weights are there.
+    """
+
+    name: str
+    label: str | None = None
+    rounds: int | list[int | Literal["first", "middle", "last"]] | str = Field(default_factory=lambda: ["first"])
+    clients: int | list[int] | Literal["all"] = "all"
+    grants: list[Grant] = []
+    lpips: bool = True
+
+
+class Config(_Table):
+    """The whole configuration."""
+
+    name: str = "experiment"
+    seed: int = 0
+    data: Data = Data()
+    model: Model = Model()
+    training: Training = Training()
+    selection: Selection = Selection()
+    engine: Engine = Engine()
+    device: Device = Device()
+    wiretap: Wiretap = Wiretap()
+    attacks: list[AttackTable] = []
+
+    @model_validator(mode="after")
+    def _labels_differ(self) -> Config:
+        labels = [attack.label or attack.name for attack in self.attacks]
+        for label in labels:
+            if labels.count(label) > 1:
+                raise ValueError(f"two attacks are called {label!r}; give each a label of its own")
+        return self
+
+    def to_toml(self) -> str:
+        """As a TOML document; values that are not set are left out."""
+        return tomli_w.dumps(_without_none(self.model_dump(mode="json")))
+
+
+def load(path: Path | str, overrides: Iterable[str] = ()) -> Config:
+    """Read a configuration, change some keys, and check it.
+
+    Args:
+        path: a TOML file.
+        overrides: ``key.of.table=value``, values in TOML's notation; a bare word is a string.
+
+    Raises:
+        FedsimError: missing file, not TOML, unknown key (with the nearest known one), wrong type or range.
+    """
+    path = Path(path)
+    try:
+        tables = tomllib.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise invalid("CONFIG", str(path), "there is no such file", "Check the path") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise invalid("CONFIG", str(path), f"cannot be read ({error})", "Check the path") from error
+    except tomllib.TOMLDecodeError as error:
+        raise invalid("CONFIG", str(path), f"is not TOML: {error}", "Mend that line") from error
+    tables.pop("versions", None)  # a run folder's experiment.toml is a configuration too
+    for override in overrides:
+        _override(tables, override)
+    return check(tables)
+
+
+def check(tables: dict[str, Any]) -> Config:
+    """A configuration from its tables.
+
+    Raises:
+        FedsimError: as for ``load``.
+    """
+    try:
+        return Config.model_validate(tables)
+    except ValidationError as error:
+        raise FedsimError("\n".join(_explain(error.errors()))) from error
+
+
+def parameters(changes: Iterable[str]) -> dict[str, Any]:
+    """Parameters of one part from ``key=value`` texts, values in TOML's notation.
+
+    Raises:
+        FedsimError: not ``key=value``.
+    """
+    tables: dict[str, Any] = {}
+    for change in changes:
+        _override(tables, change)
+    return tables
+
+
+def _explain(problems: Iterable[Any]) -> list[str]:
+    """A line for each wrong value; what its type's alternatives ask for is one line."""
+    unknown: list[str] = []
+    wrong: dict[str, list[str]] = {}
+    for problem in problems:
+        where = ".".join(str(part) for part in problem["loc"] if not _is_branch(part)) or "configuration"
+        if problem["type"] == "extra_forbidden":
+            known = _keys_at(problem["loc"][:-1])
+            unknown.append(f"{where}: no such key. {nearest(str(problem['loc'][-1]), known)}")
+            continue
+        text = problem["msg"].removeprefix("Value error, ")
+        value = problem["input"]
+        shown = where if isinstance(value, dict | BaseModel) else f"{where} = {value!r}"
+        wrong.setdefault(shown, []).append(text[0].lower() + text[1:])
+    return unknown + [f"{field}: {', or '.join(texts)}. Correct it." for field, texts in wrong.items()]
+
+
+def _is_branch(part: object) -> bool:
+    """Pydantic adds the branch of a union to the path of a value."""
+    return isinstance(part, str) and (part in {"int", "str"} or "[" in part)
+
+
+def _keys_at(location: Sequence[int | str]) -> list[str]:
+    model: Any = Config
+    for part in location:
+        if isinstance(part, str) and part in model.model_fields:
+            model = model.model_fields[part].annotation
+    return list(getattr(model, "model_fields", {}))
+
+
+def _override(tables: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise invalid("--set", override, "is not KEY=VALUE", "Write for instance --set training.rounds=20")
+    *parents, last = key.strip().split(".")
+    table: Any = tables
+    for parent in parents:
+        if isinstance(table, list):
+            table = _item(table, parent, override)
+        else:
+            table = table.setdefault(parent, {})
+    if isinstance(table, list):
+        _item(table, last, override)
+        table[int(last)] = _value(text)
+    elif isinstance(table, dict):
+        table[last] = _value(text)
+    else:
+        raise invalid("--set", override, f"{'.'.join(parents)} is not a table", "Check the key")
+
+
+def _item(table: list[Any], position: str, override: str) -> Any:
+    if not position.isdigit() or int(position) >= len(table):
+        raise invalid("--set", override, f"there is no entry {position} of {len(table)}", "Count from 0")
+    return table[int(position)]
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_none(item) for item in value]
+    return value

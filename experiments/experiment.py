@@ -1,0 +1,234 @@
+"""An experiment: a configuration, and the parts it names, made and checked before anything starts."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from flwr.app import Context
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+from torch import Tensor, nn
+
+from clients import Environment, batches, client_app
+from experiments import config as configuration
+from experiments.config import Config
+from fedsim import models
+from fedsim.data import DataSet, Images, load, partition
+from fedsim.engines import ENGINES
+from fedsim.errors import FedsimError, invalid
+from fedsim.protocol import Grant, Knowledge, TrainingPlan
+from server import SELECTORS, STRATEGIES, Selective
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a configuration describes; its parts are made when first asked for, and once."""
+
+    config: Config
+
+    @classmethod
+    def load(cls, path: Path | str, overrides: Iterable[str] = ()) -> Experiment:
+        """From a TOML file, with ``key.of.table=value`` overrides.
+
+        Raises:
+            FedsimError: the configuration is wrong; the message names the field.
+        """
+        return cls(configuration.load(path, overrides))
+
+    @classmethod
+    def of(cls, tables: dict[str, Any]) -> Experiment:
+        """From the tables of a configuration.
+
+        Raises:
+            FedsimError: the configuration is wrong; the message names the field.
+        """
+        return cls(configuration.check(tables))
+
+    @cached_property
+    def data(self) -> DataSet:
+        """The data set."""
+        table = self.config.data
+        return load(
+            table.name,
+            train_size=table.train_size,
+            test_size=table.test_size,
+            normalise=table.normalise,
+            **table.parameters,
+        )
+
+    @cached_property
+    def shards(self) -> list[Tensor]:
+        """Positions in the training split of each client's images, int64."""
+        table = self.config.data
+        return partition(
+            self.data.train.labels,
+            table.partition.name,
+            table.clients,
+            classes=self.data.classes,
+            seed=self.config.seed,
+            **table.partition.parameters,
+        )
+
+    @cached_property
+    def plan(self) -> TrainingPlan:
+        """What the server orders."""
+        return self.config.training.plan()
+
+    @property
+    def device(self) -> torch.device:
+        """Where to compute.
+
+        Raises:
+            FedsimError: there is no such device here.
+        """
+        name = self.config.device.name
+        try:
+            torch.empty(0, device=name)
+        except (RuntimeError, AssertionError) as error:
+            raise invalid("device.name", name, "there is no such device here", 'Use "cpu"') from error
+        return torch.device(name)
+
+    def shard(self, client: int) -> Images:
+        """The images of a client."""
+        return self.data.train.subset(self.shards[client])
+
+    def model(self) -> nn.Module:
+        """The network at its initial weights, which depend on the seed alone."""
+        table = self.config.model
+        return models.build(
+            table.name, self.data.input_shape, self.data.classes, seed=self.config.seed, **table.parameters
+        )
+
+    @cached_property
+    def environment(self) -> Environment:
+        """What simulated clients work with."""
+        return Environment(
+            model=self.model,
+            shard=self.shard,
+            normalisation=(self.data.mean, self.data.std),
+            seed=self.config.seed,
+            device=str(self.device),
+        )
+
+    def client_app(self) -> ClientApp:
+        """The client side."""
+        environment = self.environment
+
+        def environment_of(context: Context) -> Environment:  # noqa: ARG001
+            return environment
+
+        return client_app(environment_of)
+
+    def grid(self) -> Grid:
+        """The engine, over all clients."""
+        table = self.config.engine
+        return ENGINES.create(
+            table.name, self.client_app(), self.config.data.clients, workers=table.workers, **table.parameters
+        )
+
+    def strategy(self) -> Selective:
+        """The aggregation strategy, narrowed to the clients that the selector chooses."""
+        table = self.config.selection
+        return Selective(
+            self._aggregation(),
+            SELECTORS.create(table.name, **table.parameters),
+            clients_per_round=table.clients_per_round,
+            seed=self.config.seed,
+        )
+
+    def _aggregation(self) -> Strategy:
+        training = self.config.training
+        name = training.strategy.name if training.strategy else training.algorithm
+        given = training.strategy.parameters if training.strategy else {}
+        if (name == "fedsgd") != (training.algorithm == "fedsgd"):
+            raise invalid(
+                "training.strategy.name",
+                name,
+                f"cannot aggregate what algorithm = {training.algorithm!r} sends",
+                "Use the strategy fedsgd with the algorithm fedsgd, and only then",
+            )
+        # Whom to train is the selector's choice, and Flower's defaults would wait for a second client.
+        offered: dict[str, Any] = {
+            "min_train_nodes": 1,
+            "min_available_nodes": 1,
+            "min_evaluate_nodes": 1 if training.client_evaluation else 0,
+            "fraction_evaluate": 1.0 if training.client_evaluation else 0.0,
+            "learning_rate": training.learning_rate,  # of FedSGD's server optimiser
+            "client_learning_rate": training.learning_rate,  # QFedAvg's 1 / L
+            "train_loss_key": "train-loss",
+            "buffers": models.buffer_names(self.model()),
+        }
+        accepted = inspect.signature(STRATEGIES.factory(name)).parameters
+        return STRATEGIES.create(name, **{key: value for key, value in offered.items() if key in accepted} | given)
+
+    def batches(self, client: int, round: int) -> list[Tensor]:
+        """Positions in a client's shard of the batch of each local step of a round."""
+        return batches(self.plan, len(self.shards[client]), seed=self.config.seed, client=client, round=round)
+
+    def truth(self, client: int, round: int) -> tuple[Tensor, Tensor]:
+        """The images a client's update was made of, and their labels; for scoring alone.
+
+        Returns:
+            Images in [0, 1], float32 [N, C, H, W], and labels int64 [N]: the batch of a gradient, or the
+            whole shard behind a model (of the examples that its local steps reached).
+        """
+        reached = torch.cat(self.batches(client, round)).unique()
+        data = self.shard(client)
+        return data.images[reached].float() / 255, data.labels[reached]
+
+    def knowledge(self, grants: Iterable[Grant] = (), *, client: int = 0, round: int = 1) -> Knowledge:
+        """What the threat model grants an adversary about a client in a round."""
+        granted = set(grants)
+        return Knowledge(
+            model=self.model,
+            input_shape=self.data.input_shape,
+            classes=self.data.classes,
+            mean=self.data.mean,
+            std=self.data.std,
+            labels=self.truth(client, round)[1] if "labels" in granted else None,
+            batch_order=tuple(self.batches(client, round)) if "batch_order" in granted else None,
+        )
+
+    def check(self) -> None:
+        """Find what would fail later: every part is made, every client's batch cut once.
+
+        Raises:
+            FedsimError: names the field, its value and the remedy.
+        """
+        table = self.config
+        selected = table.selection.clients_per_round
+        if selected is not None and selected > table.data.clients:
+            raise invalid(
+                "selection.clients_per_round",
+                selected,
+                f"there are only {table.data.clients} clients",
+                f"Use at most {table.data.clients}, or raise data.clients",
+            )
+        ENGINES.factory(table.engine.name)
+        self.strategy()
+        sizes = [len(shard) for shard in self.shards]
+        smallest = min(range(len(sizes)), key=sizes.__getitem__)
+        self.batches(smallest, 1)
+        if self.environment.device:
+            self._try_model()
+
+    def _try_model(self) -> None:
+        network = self.model()
+        shape = [2, *self.data.input_shape]
+        try:
+            with torch.no_grad():
+                logits = network(torch.zeros(shape))
+        except (RuntimeError, ValueError) as error:
+            raise FedsimError(f"model {self.config.model.name!r} cannot take images of shape {shape}: {error}.") from error
+        if tuple(logits.shape) != (2, self.data.classes):
+            raise FedsimError(
+                f"model {self.config.model.name!r} gives {list(logits.shape)} for 2 images of {self.data.classes} "
+                f"classes. It must give [2, {self.data.classes}]."
+            )

@@ -1,0 +1,26 @@
+"""All registries, by the plural of what they hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fedsim.registry import Registry
+
+
+def registries() -> dict[str, Registry[Any]]:
+    """The registries that ``fedsim list`` shows."""
+    from adversary import ATTACKS
+    from fedsim.data import DATA, PARTITIONS
+    from fedsim.engines import ENGINES
+    from fedsim.models import MODELS
+    from server import SELECTORS, STRATEGIES
+
+    return {
+        "attacks": ATTACKS,
+        "selectors": SELECTORS,
+        "strategies": STRATEGIES,
+        "models": MODELS,
+        "data": DATA,
+        "partitions": PARTITIONS,
+        "engines": ENGINES,
+    }

@@ -1,0 +1,25 @@
+"""Data sets, the store they are kept in, and their partition among clients."""
+
+from fedsim.data.fetch import fetch
+from fedsim.data.folder import import_folder
+from fedsim.data.images import DataSet, Images, normalised
+from fedsim.data.npz import import_npz
+from fedsim.data.partition import PARTITIONS, describe, partition
+from fedsim.data.show import overview, show
+from fedsim.data.sources import DATA, load
+
+__all__ = [
+    "DATA",
+    "PARTITIONS",
+    "DataSet",
+    "Images",
+    "describe",
+    "fetch",
+    "import_folder",
+    "import_npz",
+    "load",
+    "normalised",
+    "overview",
+    "partition",
+    "show",
+]

@@ -1,0 +1,205 @@
+"""The round loop: Flower's ``Strategy`` methods over a Flower ``Grid``, one round at a time.
+
+Flower's own ``Strategy.start`` always begins at round 1 and cannot be stopped or resumed; this loop
+calls the same methods in the same order, checks what comes back, and hands every round out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import cast
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from fedsim.errors import FedsimError
+from server.wrapping import client_of, in_order
+
+
+@dataclass(frozen=True)
+class Round:
+    """What happened in a round.
+
+    Attributes:
+        number: from 1; round 0 is the model before training.
+        arrays: the global arrays after the round.
+        clients: who was asked to train.
+        losses: local training loss of each client that answered well.
+        failures: why each other client's answer was not used.
+        metrics: aggregated training metrics.
+        evaluation: central evaluation of ``arrays``.
+        client_evaluation: aggregated evaluation on the clients, where the strategy asks for it.
+        seconds: wall-clock time.
+        bytes_sent: size of the arrays sent, over all clients.
+        bytes_received: size of the arrays received.
+    """
+
+    number: int
+    arrays: ArrayRecord
+    clients: tuple[int, ...] = ()
+    losses: Mapping[int, float] = field(default_factory=dict)
+    failures: Mapping[int, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    evaluation: Mapping[str, float] = field(default_factory=dict)
+    client_evaluation: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+
+
+def federate(
+    strategy: Strategy,
+    grid: Grid,
+    arrays: ArrayRecord,
+    *,
+    rounds: int,
+    train_config: ConfigRecord,
+    evaluate_config: ConfigRecord | None = None,
+    evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+    evaluate_every: int = 1,
+    first_round: int = 1,
+    timeout: float = 3600,
+    min_share: float = 0.5,
+) -> Iterator[Round]:
+    """Train, a round an item.
+
+    Args:
+        strategy: any Flower strategy.
+        grid: any Flower grid.
+        arrays: the global arrays to start from.
+        rounds: number of the last round.
+        train_config: sent to clients; ``TrainingPlan.to_config()`` for fedsim's own.
+        evaluate_config: sent to clients for evaluation.
+        evaluate_fn: central evaluation, as Flower's ``start`` takes it.
+        evaluate_every: rounds between evaluations; the first and the last are always evaluated.
+        first_round: where to go on; 1 also yields round 0, the model before training.
+        timeout: seconds to wait for replies.
+        min_share: share of the cohort that must answer well for the round to count.
+
+    Yields:
+        Each finished round.
+
+    Raises:
+        FedsimError: fewer than ``min_share`` of a cohort answered well; the message says why.
+    """
+    if first_round == 1:
+        yield Round(0, arrays, evaluation=_central(evaluate_fn, 0, arrays))
+    for number in range(first_round, rounds + 1):
+        started = time.monotonic()
+        messages = list(strategy.configure_train(number, arrays, _copy(train_config), grid))
+        replies = in_order(grid.send_and_receive(messages, timeout=timeout)) if messages else []
+        good, failures = _inspect(messages, replies, arrays)
+        if messages and (not good or len(good) < min_share * len(messages)):
+            reasons = "; ".join(f"client {client}: {reason}" for client, reason in sorted(failures.items())[:5])
+            raise FedsimError(
+                f"Round {number}: {len(good)} of {len(messages)} clients answered well, fewer than "
+                f"min_share = {min_share}. {reasons}. Mend the clients or lower training.min_share."
+            )
+        aggregated, metrics = strategy.aggregate_train(number, good)
+        if aggregated is not None:
+            arrays = _like(aggregated, arrays)
+        client_evaluation = _on_clients(strategy, grid, number, arrays, evaluate_config, timeout)
+        due = number % evaluate_every == 0 or number == rounds
+        yield Round(
+            number=number,
+            arrays=arrays,
+            clients=tuple(sorted([client_of(reply) for reply in good] + list(failures))),
+            losses={client_of(reply): loss for reply in good if (loss := _metric(reply, "train-loss")) is not None},
+            failures=failures,
+            metrics=_scalars(metrics),
+            evaluation=_central(evaluate_fn, number, arrays) if due else {},
+            client_evaluation=client_evaluation,
+            seconds=time.monotonic() - started,
+            bytes_sent=sum(_bytes(message) for message in messages),
+            bytes_received=sum(_bytes(reply) for reply in replies),
+        )
+
+
+def _inspect(
+    messages: list[Message], replies: list[Message], arrays: ArrayRecord
+) -> tuple[list[Message], dict[int, str]]:
+    """The replies that can be aggregated, and why the others cannot."""
+    good, failures = [], {}
+    for reply in replies:
+        reason = _fault(reply, arrays)
+        if reason is None:
+            good.append(reply)
+        else:
+            failures[client_of(reply)] = reason
+    answered = {reply.metadata.src_node_id for reply in replies}
+    for message in messages:
+        if message.metadata.dst_node_id not in answered:
+            failures[message.metadata.dst_node_id] = "no answer in time"
+    return good, failures
+
+
+def _fault(reply: Message, arrays: ArrayRecord) -> str | None:
+    if reply.has_error():
+        return reply.error.reason or f"error {reply.error.code}"
+    records = list(reply.content.array_records.values())
+    if len(records) != 1:
+        return f"sent {len(records)} array records instead of 1"
+    if set(records[0]) != set(arrays):
+        return f"sent other arrays than it got: {sorted(set(records[0]) ^ set(arrays))}"
+    for name, array in records[0].items():
+        if tuple(array.shape) != tuple(arrays[name].shape):
+            return f"{name} has shape {list(array.shape)} instead of {list(arrays[name].shape)}"
+        values = array.numpy()
+        if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
+            return f"{name} holds NaN or infinite values"
+    examples = _metric(reply, "num-examples")
+    if examples is not None and not examples > 0:
+        return f"claims {examples} examples"
+    return None
+
+
+def _metric(reply: Message, key: str) -> float | None:
+    for record in reply.content.metric_records.values():
+        if key in record:
+            return float(cast("float", record[key]))
+    return None
+
+
+def _like(aggregated: ArrayRecord, before: ArrayRecord) -> ArrayRecord:
+    """The aggregate in the model's own types: a mean of integer counters comes back as floats."""
+    wrong = [name for name, array in aggregated.items() if array.dtype != before[name].dtype]
+    for name in wrong:
+        values = aggregated[name].numpy()
+        integral = np.issubdtype(np.dtype(before[name].dtype), np.integer)
+        aggregated[name] = Array(np.asarray(values.round() if integral else values, dtype=before[name].dtype))
+    return aggregated
+
+
+def _on_clients(
+    strategy: Strategy, grid: Grid, number: int, arrays: ArrayRecord, config: ConfigRecord | None, timeout: float
+) -> dict[str, float]:
+    messages = list(strategy.configure_evaluate(number, arrays, _copy(config or ConfigRecord()), grid))
+    if not messages:
+        return {}
+    replies = in_order(grid.send_and_receive(messages, timeout=timeout))
+    return _scalars(strategy.aggregate_evaluate(number, [reply for reply in replies if reply.has_content()]))
+
+
+def _central(
+    evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None, number: int, arrays: ArrayRecord
+) -> dict[str, float]:
+    return _scalars(evaluate_fn(number, arrays)) if evaluate_fn else {}
+
+
+def _scalars(metrics: MetricRecord | None) -> dict[str, float]:
+    return {k: float(v) for k, v in (metrics or {}).items() if isinstance(v, int | float)}
+
+
+def _copy(config: ConfigRecord) -> ConfigRecord:
+    """Strategies write the round into what they are given."""
+    return ConfigRecord(dict(config))
+
+
+def _bytes(message: Message) -> int:
+    if not message.has_content():
+        return 0
+    return sum(len(array.data) for record in message.content.array_records.values() for array in record.values())

@@ -1,0 +1,58 @@
+"""A strategy around a strategy: everything passes through, and a subclass changes one thing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+
+class Wrapped(Strategy):
+    """Any Flower ``Strategy``, unchanged."""
+
+    def __init__(self, strategy: Strategy) -> None:
+        self.inner = strategy
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        return self.inner.configure_train(server_round, arrays, config, grid)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        return self.inner.aggregate_train(server_round, replies)
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        return self.inner.configure_evaluate(server_round, arrays, config, grid)
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        return self.inner.aggregate_evaluate(server_round, replies)
+
+    def summary(self) -> None:
+        self.inner.summary()
+
+
+def innermost(strategy: Strategy) -> Strategy:
+    """The strategy under all wrappers."""
+    while isinstance(strategy, Wrapped):
+        strategy = strategy.inner
+    return strategy
+
+
+def client_of(reply: Message) -> int:
+    """The number of the client that replied: its partition, or Flower's node id where it names none."""
+    if reply.has_content():
+        record = reply.content.config_records.get("client")
+        if record is not None and "partition-id" in record:
+            return int(record["partition-id"])  # type: ignore[arg-type]
+    return reply.metadata.src_node_id
+
+
+def in_order(replies: Iterable[Message]) -> list[Message]:
+    """Replies by client, whatever the order they came in: sums of floats depend on it."""
+    return sorted(replies, key=client_of)
