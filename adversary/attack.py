@@ -82,8 +82,8 @@ class Needs:
         if plan.steps(examples) == 1:
             return []
         return [
-            f"It needs an update of one local step, but the plan orders {plan.steps(examples)}. "
-            "Set local_steps = 1 or algorithm = 'fedsgd' in [training]."
+            f"It needs an update that rests on one local step, but the plan orders {plan.steps(examples)}. "
+            "Order local_steps = 1 or algorithm = 'fedsgd' in [training]."
         ]
 
 
@@ -154,3 +154,19 @@ def check(attack: Attack, observations: Sequence[Observation], knowledge: Knowle
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def failure(observation: Observation, knowledge: Knowledge, reason: str) -> Reconstruction:
+    """What counts in place of a reconstruction that failed: uniform grey, and labels that are no class.
+
+    Args:
+        observation: of the victim.
+        knowledge: for the shape of its images.
+        reason: why, for ``stopped_by``.
+    """
+    return Reconstruction(
+        images=torch.full((observation.examples, *knowledge.input_shape), 0.5),
+        labels=torch.full((observation.examples,), -1, dtype=torch.int64),
+        loss=float("nan"),
+        stopped_by=reason,
+    )

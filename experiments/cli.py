@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -156,7 +155,6 @@ def show(
 
 def main() -> None:
     """Run the command line; a user's error is one message and exit code 2."""
-    logging.getLogger("flwr").setLevel(logging.ERROR)
     try:
         app(standalone_mode=True)
     except FedsimError as error:

@@ -213,7 +213,8 @@ def load(path: Path | str, overrides: Iterable[str] = ()) -> Config:
         raise invalid("CONFIG", str(path), f"cannot be read ({error})", "Check the path") from error
     except tomllib.TOMLDecodeError as error:
         raise invalid("CONFIG", str(path), f"is not TOML: {error}", "Mend that line") from error
-    tables.pop("versions", None)  # a run folder's experiment.toml is a configuration too
+    for written in ("versions", "data_set"):  # a run folder's experiment.toml is a configuration too
+        tables.pop(written, None)
     for override in overrides:
         _override(tables, override)
     return check(tables)

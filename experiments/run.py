@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import platform
 import tomllib
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 from flwr.app import ArrayRecord
+from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
@@ -23,6 +25,7 @@ from experiments.progress import Progress
 from experiments.report import write_report
 from experiments.run_folder import RunFolder
 from fedsim.arrays import from_record, to_record
+from fedsim.engines import Closing
 from fedsim.protocol import Observation
 from fedsim.transcript import Transcript
 from server import HonestButCurious, Round, Selective, federate
@@ -52,13 +55,14 @@ class Result:
         return summarise(self.metrics, self.attacks)
 
 
-def run(experiment: Experiment, out: Path | str, *, quiet: bool = True) -> Result:
+def run(experiment: Experiment, out: Path | str, *, quiet: bool = True, grid: Grid | None = None) -> Result:
     """Run an experiment into a new folder.
 
     Args:
         experiment: what to run.
         out: the run folder; it must not hold a run.
         quiet: no progress bars.
+        grid: nodes to train on, such as those of Flower's own runtime, in place of the configured engine.
 
     Raises:
         FedsimError: the configuration cannot work (found before anything is trained), the folder cannot be
@@ -70,8 +74,14 @@ def run(experiment: Experiment, out: Path | str, *, quiet: bool = True) -> Resul
     folder.write_experiment(
         {**tomllib.loads(experiment.config.to_toml()), "versions": versions(), "data_set": _data_set(experiment)}
     )
-    with _one_compute_thread(), Progress(experiment.config.training.rounds, quiet=quiet) as progress:
-        final = _train(experiment, folder, Victims(experiment, todo, folder, progress.attacked), progress)
+    with (
+        _one_compute_thread(),
+        _quiet_flower(),
+        _engine(experiment, grid) as engine,
+        Progress(experiment.config.training.rounds, quiet=quiet) as progress,
+    ):
+        victims = Victims(experiment, todo, folder, progress.attacked)
+        final = _train(experiment, engine, folder, victims, progress)
     return Result(
         folder=folder.path,
         final_arrays=final,
@@ -81,12 +91,13 @@ def run(experiment: Experiment, out: Path | str, *, quiet: bool = True) -> Resul
     )
 
 
-def _train(experiment: Experiment, folder: RunFolder, victims: Victims, progress: Progress) -> dict[str, Tensor]:
+def _train(
+    experiment: Experiment, grid: Grid, folder: RunFolder, victims: Victims, progress: Progress
+) -> dict[str, Tensor]:
     config = experiment.config
     selective = experiment.strategy()
     observers = [*([Transcript.create(folder.transcript).append] if config.wiretap.record else []), *victims.observers()]
     strategy: Strategy = HonestButCurious(selective, _each(observers)) if observers else selective
-    grid = experiment.grid()
     initial = experiment.model().state_dict()
     arrays = to_record(initial)
     evaluate = central_evaluation(
@@ -94,7 +105,7 @@ def _train(experiment: Experiment, folder: RunFolder, victims: Victims, progress
         experiment.data.test,
         (experiment.data.mean, experiment.data.std),
     )
-    with contextlib.closing(grid), victims:  # type: ignore[type-var]
+    with victims:
         for done in federate(
             strategy,
             grid,
@@ -202,6 +213,29 @@ def _each(observers: list[Callable[[Observation], None]]) -> Callable[[Observati
 
 def _as_built(arrays: ArrayRecord, initial: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.to(initial[name].dtype) for name, tensor in from_record(arrays).items()}
+
+
+@contextlib.contextmanager
+def _engine(experiment: Experiment, given: Grid | None) -> Iterator[Grid]:
+    """The grid given, which is its owner's to close, or the configured one, which is ours."""
+    grid = given or experiment.grid()
+    try:
+        yield grid
+    finally:
+        if given is None and isinstance(grid, Closing):
+            grid.close()
+
+
+@contextlib.contextmanager
+def _quiet_flower() -> Iterator[None]:
+    """Flower logs several lines a round; what they say stands in the run folder."""
+    logger = logging.getLogger("flwr")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 @contextlib.contextmanager

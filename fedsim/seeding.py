@@ -52,5 +52,5 @@ def borrowed_global_state(seed: int, *path: str | int) -> Iterator[None]:
     state afterwards is what it was before.
     """
     with _GLOBAL_STATE, torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(derive(seed, *path))
+        torch.default_generator.manual_seed(derive(seed, *path))
         yield

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-TINY = 1e-20
+TINY = 1e-15
 """Least norm that the cosine divides by; far below any gradient that carries information."""
 
 
@@ -46,8 +46,8 @@ def cosine_distance(simulated: Sequence[Tensor], target: Sequence[Tensor]) -> Te
     The textbook form cancels in single precision near 0, where the last decibels of a reconstruction lie.
     With unit vectors ``u = s/|s|`` and ``v = t/|t|`` it equals ``|u - v|^2 / 2``, which does not cancel.
     """
-    size = _norm(simulated).clamp_min(TINY)
-    target_size = _norm(target).clamp_min(TINY)
+    size = _norm(simulated)
+    target_size = _norm(target)
     parts = [(s / size - t / target_size).square().sum() for s, t in zip(simulated, target, strict=True)]
     # Where one update is zero, |u - v|^2 / 2 is 1/2 and the cosine is by convention 0.
     degenerate = (size <= TINY) | (target_size <= TINY)
@@ -55,4 +55,5 @@ def cosine_distance(simulated: Sequence[Tensor], target: Sequence[Tensor]) -> Te
 
 
 def _norm(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.stack([t.square().sum() for t in tensors]).sum().sqrt()
+    # Clamped below the root, whose derivative at 0 is infinite.
+    return torch.stack([t.square().sum() for t in tensors]).sum().clamp_min(TINY**2).sqrt()

@@ -7,8 +7,8 @@ page's text on both; the template draws it as inline SVG whose colours follow th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 from experiments.report.records import Run, Victim
@@ -34,9 +34,9 @@ class Layout:
 
 
 WIDE = Layout("wide", width=920, left=50, right=124, accuracy=150, leakage=240, loss=120, x_ticks=10, notes=True)
-NARROW = Layout("narrow", width=360, left=38, right=12, accuracy=120, leakage=220, loss=100, x_ticks=5, notes=False)
+NARROW = Layout("narrow", width=360, left=48, right=14, accuracy=120, leakage=220, loss=100, x_ticks=5, notes=False)
 
-_TITLE = 34  # above each panel
+_TITLE = 46  # above each panel
 _AXIS = 44  # below the last one
 
 
@@ -123,11 +123,15 @@ class Scale:
         return round(self.start + share * (self.end - self.start), 1)
 
 
+Axes = tuple[Scale, Scale]
+
+
 def draw(run: Run) -> list[Figure]:
     """The figure in both layouts; empty if there is nothing to plot."""
     if not run.series("test_accuracy") and not run.series("train_loss") and not run.victims:
         return []
-    return [_figure(run, layout) for layout in (WIDE, NARROW)]
+    wide = WIDE if run.victims else replace(WIDE, right=NARROW.right)  # without victims there is nothing to note
+    return [_figure(run, layout) for layout in (wide, NARROW)]
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:
@@ -149,7 +153,7 @@ def _figure(run: Run, layout: Layout) -> Figure:
     rounds = [r for key in ("test_accuracy", "train_loss", "test_loss") for r, _ in run.series(key)]
     rounds += run.attacked_rounds
     low, high = min(rounds), max(rounds)
-    pad = 14 if layout.notes else 10
+    pad = 26 if layout.notes else 16
     x = Scale(low, max(high, low + 1), layout.left + pad, layout.width - layout.right - pad)
 
     panels: list[Panel] = []
@@ -170,15 +174,15 @@ def _figure(run: Run, layout: Layout) -> Figure:
         height=bottom + _AXIS,
         panels=panels,
         x_ticks=marks,
-        attacked=[(x(round), round) for round in run.attacked_rounds],
+        attacked=[(x(when), when) for when in run.attacked_rounds],
         description=_described(run),
     )
 
 
 def _accuracy(run: Run, x: Scale, top: float, bottom: float) -> Panel:
     y = Scale(0, 1, bottom, top)
-    panel = Panel("Test accuracy", top, bottom, [Text(0, y(v), percent(v)) for v in ticks(0, 1, 4)])
-    _curve(panel, run.series("test_accuracy"), x, y, "accuracy", percent)
+    panel = Panel("Test accuracy", top, bottom, [Text(0, y(v), percent(v)) for v in (0, 0.25, 0.5, 0.75, 1)])
+    _curve(panel, run.series("test_accuracy"), (x, y), "accuracy", percent)
     return panel
 
 
@@ -188,17 +192,20 @@ def _loss(run: Run, x: Scale, top: float, bottom: float) -> Panel:
     y = Scale(0, highest * 1.05 if highest > 0 else 1, bottom, top)
     panel = Panel("Loss", top, bottom, [Text(0, y(v), f"{v:g}") for v in ticks(0, y.high, 3)])
     for name, curve in curves.items():
-        _curve(panel, curve, x, y, f"{name}-loss", lambda value: f"{value:.3f}")
+        _curve(panel, curve, (x, y), f"{name}-loss", lambda value: f"{value:.3f}")
     return panel
 
 
-def _curve(panel: Panel, curve: Sequence[tuple[int, float]], x: Scale, y: Scale, style: str, form: object) -> None:
+def _curve(
+    panel: Panel, curve: Sequence[tuple[int, float]], axes: Axes, style: str, form: Callable[[float], str]
+) -> None:
+    """A line, and places on it that tell their value."""
     if not curve:
         return
+    x, y = axes
     panel.lines.append(Line(" ".join(f"{x(r):g},{y(min(v, y.high)):g}" for r, v in curve), style))
     shown = curve if len(curve) <= 60 else curve[:: math.ceil(len(curve) / 60)]
-    say = form if callable(form) else str
-    panel.marks += [Mark(x(r), y(min(v, y.high)), 0, f"on-{style}", f"round {r}: {say(v)}") for r, v in shown]
+    panel.marks += [Mark(x(r), y(min(v, y.high)), 0, f"on-{style}", f"round {r}: {form(v)}") for r, v in shown]
 
 
 def _leakage(run: Run, x: Scale, top: float, bottom: float, layout: Layout) -> Panel:
@@ -218,37 +225,33 @@ def _leakage(run: Run, x: Scale, top: float, bottom: float, layout: Layout) -> P
         panel.notes = [note for note in panel.notes if abs(note.y - centre) > 13]
         panel.notes.append(Text(0, centre, f"grey guess {median(greys):.1f}"))
     for index, attack in enumerate(run.attacks):
-        _series(panel, run, attack, index, x, y)
+        _series(panel, run, attack, index, (x, y))
     return panel
 
 
-def _series(panel: Panel, run: Run, attack: str, index: int, x: Scale, y: Scale) -> None:
+def _series(panel: Panel, run: Run, attack: str, index: int, axes: Axes) -> None:
     """One attack: a mark for each victim, a bar at each round's median, a line through the medians."""
+    x, y = axes
     series = index % SERIES
     shift = 9.0 * (index - (len(run.attacks) - 1) / 2) if len(run.attacks) > 1 else 0.0
     centres = []
-    for round in sorted({victim.round for victim in run.of(attack)}):
-        victims = run.of(attack, round)
+    for when in sorted({victim.round for victim in run.of(attack)}):
+        victims = run.of(attack, when)
         centre = median(victim.counted for victim in victims)
-        place = x(round) + shift
+        place = x(when) + shift
         centres.append((place, y(centre)))
         panel.marks.append(
-            Mark(place, y(centre), series, "median", f"{attack}, round {round}: median {decibels(centre)} dB")
+            Mark(place, y(centre), series, "median", f"{attack}, round {when}: median {decibels(centre)} dB")
         )
         for rank, victim in enumerate(victims):
-            aside = ((rank * 3) % 7 - 3) * 1.7 if len(victims) > 1 else 0.0
-            panel.marks.append(Mark(round_(place + aside), y(victim.counted), series, "victim", _tip(victim)))
+            aside = ((rank * 3) % 7 - 3) * (1.7 if shift or len(run.attacks) > 1 else 3.4) if len(victims) > 1 else 0.0
+            panel.marks.append(Mark(round(place + aside, 1), y(victim.counted), series, "victim", _tip(victim)))
     panel.lines.append(Line(" ".join(f"{a:g},{b:g}" for a, b in centres), f"median s{series}"))
 
 
 def _tip(victim: Victim) -> str:
     failed = ", failed" if victim.failed else ""
     return f"{victim.attack}, round {victim.round}, client {victim.client}: {decibels(victim.counted)} dB{failed}"
-
-
-def round_(value: float) -> float:
-    """To a tenth of a unit, which is all that the eye sees."""
-    return round(value, 1)
 
 
 def _across(layout: Layout, y: float) -> str:
@@ -265,8 +268,6 @@ def _described(run: Run) -> str:
     for attack in run.attacks:
         rounds = sorted({victim.round for victim in run.of(attack)})
         shown = rounds if len(rounds) <= 6 else [rounds[0], rounds[len(rounds) // 2], rounds[-1]]
-        medians = ", ".join(
-            f"{decibels(median(v.counted for v in run.of(attack, r)))} dB in round {r}" for r in shown
-        )
+        medians = ", ".join(f"{decibels(median(v.counted for v in run.of(attack, r)))} dB in round {r}" for r in shown)
         parts.append(f"Median PSNR of {attack}: {medians}.")
     return " ".join(parts)

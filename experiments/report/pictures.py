@@ -19,7 +19,8 @@ COLUMNS = 8
 _GAP = 1  # transparent pixels between images
 _PAIR_GAP = 4  # and between one row of pairs and the next
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_CELL = 64  # an image is shown at about this many CSS pixels
+_CELL = 60  # an image of a batch is shown at about this many CSS pixels
+_ALONE = 90  # and one of a single image at this many
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,16 @@ class Picture:
     width: int
     height: int
     scale: int
+
+    @property
+    def shown_width(self) -> int:
+        """CSS pixels."""
+        return self.width * self.scale
+
+    @property
+    def shown_height(self) -> int:
+        """CSS pixels."""
+        return self.height * self.scale
 
 
 def strip(originals: Tensor, reconstructions: Tensor, *, columns: int = COLUMNS) -> bytes:
@@ -88,16 +99,17 @@ def embed(folder: Path, name: object) -> Picture | None:
     return Picture("data:image/png;base64," + base64.b64encode(content).decode(), width, height, scale=1)
 
 
-def at_scale(picture: Picture, batch: int) -> Picture:
+def at_scale(picture: Picture, batch: int, *, enlarge: float = 1.0) -> Picture:
     """The picture enlarged by the whole number that brings one image to a good size.
 
     Args:
         picture: a strip.
         batch: images in it.
+        enlarge: factor on that size, for strips of a few images that are to be looked at first.
     """
     across = max(1, min(COLUMNS, batch))
     image = (picture.width + _GAP) / across - _GAP
-    wanted = _CELL * 1.5 if across == 1 else _CELL
+    wanted = min(enlarge * (_ALONE if across == 1 else _CELL), max(_CELL, 4 * _CELL * enlarge / across))
     return Picture(picture.uri, picture.width, picture.height, max(1, round(wanted / max(1.0, image))))
 
 

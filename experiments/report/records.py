@@ -112,12 +112,12 @@ class Run:
     def series(self, key: str) -> list[tuple[int, float]]:
         """A metric over rounds, where it was measured."""
         pairs = ((integer(record, "round"), number(record, key)) for record in self.metrics)
-        return [(round, value) for round, value in pairs if round is not None and value is not None]
+        return [(when, value) for when, value in pairs if when is not None and value is not None]
 
-    def picture(self, victim: Victim) -> Picture | None:
+    def picture(self, victim: Victim, *, enlarge: float = 1.0) -> Picture | None:
         """The victim's strip, if it is there."""
         picture = embed(self.pictures, victim.picture_name)
-        return at_scale(picture, victim.examples or len(victim.labels_true) or 1) if picture else None
+        return at_scale(picture, victim.examples or len(victim.labels_true) or 1, enlarge=enlarge) if picture else None
 
 
 def read_run(path: Path) -> Run:

@@ -254,7 +254,8 @@ def _by_flower(
     consecutive numbers, hence the renumbering.
     """
     order = shuffled(len(labels), seed)
-    table = _table(torch.unique(labels, return_inverse=True)[1], order)
+    dense = torch.unique(labels, return_inverse=True)[1]
+    table = _table(dense[order], order)
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # what they warn of is either meant or an error below
         try:

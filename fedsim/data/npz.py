@@ -79,9 +79,10 @@ def import_npz(
 def _read(path: Path) -> dict[str, NDArray[np.generic]]:
     """The arrays of the first set of ``KEYS`` that the file holds, in that order."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise FedsimError(f"{path} holds one array. Save images and labels together with numpy.savez.")
+        loaded = np.load(path, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise invalid("path", str(path), "it holds one array", "Save images and labels together with numpy.savez")
+        with loaded as file:
             for keys in KEYS:
                 if set(keys) <= set(file.files):
                     return {key: file[key] for key in keys}

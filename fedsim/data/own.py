@@ -61,7 +61,7 @@ def as_pixels(image: Any) -> Tensor:
         ValueError: it is not uint8 or floating in [0, 1], or not [C, H, W] or [H, W].
     """
     if isinstance(image, Image.Image):
-        picture = np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
+        picture = np.array(image if image.mode in ("L", "RGB") else image.convert("RGB"))
         image = picture if picture.ndim == 2 else picture.transpose(2, 0, 1)
     pixels = torch.as_tensor(image)
     if pixels.dim() == 2:

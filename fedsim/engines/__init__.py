@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Protocol, runtime_checkable
+
 from flwr.serverapp import Grid
 
 from fedsim.registry import Registry
 
 ENGINES: Registry[Grid] = Registry("engine", "fedsim.engines")
 
+
+@runtime_checkable
+class Closing(Protocol):
+    """An engine that holds workers, which it ends when closed."""
+
+    def close(self) -> None:
+        """End the workers."""
+        ...
+
+
 from fedsim.engines.local import LocalGrid  # noqa: E402  (registers itself)
 
-__all__ = ["ENGINES", "LocalGrid"]
+__all__ = ["ENGINES", "Closing", "LocalGrid"]

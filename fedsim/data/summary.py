@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedsim.data.fetch import DOWNLOADS
+from fedsim.data.downloads import DOWNLOADS
 from fedsim.data.sources import DATA, SLICE, load
 from fedsim.data.store import read_origin, store_root, stored_names
 

@@ -1,0 +1,151 @@
+"""Whom to attack, when and with what: the same victims live and from a transcript."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+
+from adversary.attack import Attack, Progress, check
+from fedsim import seeding
+from fedsim.errors import FedsimError, invalid
+from fedsim.protocol import Grant, Knowledge, Observation, Reconstruction
+
+Rounds = int | Sequence[int | Literal["first", "middle", "last"]] | str
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """An attack on some clients in some rounds.
+
+    Attributes:
+        attack: what is run on each victim.
+        label: what results are called, and part of their seed.
+        rounds: the rounds attacked, in ascending order; ``None`` for every round.
+        clients: the clients attacked; ``None`` for all.
+        per_round: at most so many victims a round, the first of the cohort.
+        grants: what the threat model grants beyond the protocol.
+    """
+
+    attack: Attack
+    label: str
+    rounds: tuple[int, ...] | None = None
+    clients: tuple[int, ...] | None = None
+    per_round: int | None = None
+    grants: frozenset[Grant] = field(default_factory=frozenset)
+
+    def victims(self, round: int, cohort: Sequence[int]) -> list[int]:
+        """The clients of a round's cohort that are attacked, in ascending order."""
+        if self.rounds is not None and round not in self.rounds:
+            return []
+        chosen = [client for client in sorted(cohort) if self.clients is None or client in self.clients]
+        return chosen[: self.per_round]
+
+    def run(
+        self,
+        observation: Observation,
+        knowledge: Knowledge,
+        *,
+        seed: int,
+        device: torch.device | str = "cpu",
+        progress: Progress | None = None,
+    ) -> Reconstruction:
+        """Attack one victim. The result depends on the observation, the knowledge and the seed alone.
+
+        An attack that breaks numerically still counts: it leaves a grey guess, and ``stopped_by`` says why.
+
+        Raises:
+            FedsimError: the attack cannot use this observation at all.
+        """
+        check(self.attack, [observation], knowledge)
+        own = seeding.derive(seed, "attack", self.label, observation.round, observation.client)
+        started = time.monotonic()
+        try:
+            return self.attack.reconstruct([observation], knowledge, seed=own, device=device, progress=progress)
+        except (RuntimeError, ArithmeticError) as error:
+            failed = grey(observation.examples, knowledge, f"failed: {str(error).splitlines()[0]}")
+            return replace(failed, seconds=time.monotonic() - started)
+
+
+def grey(examples: int, knowledge: Knowledge, reason: str) -> Reconstruction:
+    """The guess of an attack that came to nothing: uniform grey, class 0."""
+    images = torch.full((examples, *knowledge.input_shape), 0.5)
+    return Reconstruction(images, torch.zeros(examples, dtype=torch.int64), math.nan, stopped_by=reason)
+
+
+def resolve_rounds(rounds: Rounds, last: int) -> tuple[int, ...] | None:
+    """Round numbers from a configuration's words.
+
+    Args:
+        rounds: a number; a list of numbers and of ``first``, ``middle``, ``last``; ``"all"``; or
+            ``"every 10"``, which starts at round 1.
+        last: number of the last round.
+
+    Returns:
+        Ascending numbers, or ``None`` for all.
+
+    Raises:
+        FedsimError: a number that is no round, or words that are not understood.
+
+    >>> resolve_rounds(["first", "middle", "last"], 100)
+    (1, 50, 100)
+    >>> resolve_rounds("every 4", 10)
+    (1, 5, 9)
+    """
+    if rounds == "all":
+        return None
+    if isinstance(rounds, str):
+        every = re.fullmatch(r"every ([1-9]\d*)", rounds)
+        if every:
+            return tuple(range(1, last + 1, int(every[1])))
+        rounds = [rounds]  # type: ignore[list-item]
+    named = {"first": 1, "middle": max(1, last // 2), "last": last}
+    found = set()
+    for one in [rounds] if isinstance(rounds, int) else rounds:
+        number = named.get(one) if isinstance(one, str) else one
+        if number is None:
+            raise invalid(
+                "attacks: rounds",
+                one,
+                "is not understood",
+                'Use numbers, "first", "middle", "last", "all" or "every 10"',
+            )
+        if not 1 <= number <= last:
+            raise invalid("attacks: rounds", number, f"the run has rounds 1 to {last}", "Choose among them")
+        found.add(number)
+    return tuple(sorted(found))
+
+
+def resolve_clients(clients: int | Sequence[int] | str, federation: int) -> tuple[tuple[int, ...] | None, int | None]:
+    """Which clients, and how many at most a round, from a configuration's words.
+
+    Raises:
+        FedsimError: a number that is no client.
+    """
+    if clients == "all":
+        return None, None
+    if isinstance(clients, int):
+        if clients < 1:
+            raise invalid("attacks: clients", clients, "attacks nobody", "Use 1 or more")
+        return None, clients
+    if isinstance(clients, str):
+        raise invalid("attacks: clients", clients, "is not understood", 'Use a number, a list of clients or "all"')
+    for client in clients:
+        if not 0 <= client < federation:
+            raise invalid("attacks: clients", client, f"clients are 0 to {federation - 1}", "Choose among them")
+    return tuple(sorted(set(clients))), None
+
+
+def refuse(problems: Sequence[str], label: str) -> None:
+    """Raise what an attack misses as one error, if it misses anything.
+
+    Raises:
+        FedsimError: ``problems`` is not empty.
+    """
+    if problems:
+        raise FedsimError(f"The attack {label!r} cannot work here. {' '.join(problems)}")

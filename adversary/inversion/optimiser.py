@@ -1,0 +1,104 @@
+"""How to search: each optimiser is a recipe that starts a stepper over a candidate's tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+Evaluate = Callable[[], Tensor]
+"""Computes the objective at the current tensors, fills their ``grad``, and returns the objective."""
+
+Step = Callable[[Evaluate], None]
+"""Takes one step; calls ``Evaluate`` once or more."""
+
+
+class Optimiser(Protocol):
+    """A recipe for a search."""
+
+    @property
+    def boxed(self) -> bool:
+        """Whether inputs are put back among valid images after each step."""
+
+    def begin(self, variables: list[Tensor], iterations: int) -> Step:
+        """Start a search over leaf tensors, which is to take ``iterations`` steps."""
+
+
+@dataclass(frozen=True)
+class LBFGS:
+    """Limited-memory BFGS (Liu, Nocedal 1989) as PyTorch has it.
+
+    Attributes:
+        learning_rate: step size along each direction.
+        history: pairs kept.
+        inner: iterations within one call of PyTorch's ``step``; the history outlives the call.
+        line_search: whether each step satisfies the strong Wolfe conditions; DLG's does not search.
+    """
+
+    learning_rate: float = 1.0
+    history: int = 100
+    inner: int = 20
+    line_search: bool = False
+    boxed: bool = False
+
+    def begin(self, variables: list[Tensor], iterations: int) -> Step:  # noqa: ARG002
+        search = torch.optim.LBFGS(
+            variables,
+            lr=self.learning_rate,
+            history_size=self.history,
+            max_iter=self.inner,
+            line_search_fn="strong_wolfe" if self.line_search else None,
+        )
+
+        def step(evaluate: Evaluate) -> None:
+            search.step(evaluate)  # type: ignore[no-untyped-call]
+
+        return step
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam (Kingma, Ba 2015) with a step size that falls at fractions of the search.
+
+    Attributes:
+        learning_rate: first step size, in units of the network's inputs.
+        decay_at: fractions of all iterations at which the step size falls.
+        decay: factor it falls by.
+        signed: whether Adam sees only the signs of the gradient.
+    """
+
+    learning_rate: float = 0.1
+    decay_at: tuple[float, ...] = ()
+    decay: float = 0.1
+    signed: bool = False
+    boxed: bool = True
+
+    def begin(self, variables: list[Tensor], iterations: int) -> Step:
+        search = torch.optim.Adam(variables, lr=self.learning_rate)
+        milestones = [round(fraction * iterations) for fraction in self.decay_at]
+        schedule = torch.optim.lr_scheduler.MultiStepLR(search, milestones, gamma=self.decay)
+
+        def step(evaluate: Evaluate) -> None:
+            evaluate()
+            if self.signed:
+                for variable in variables:
+                    if variable.grad is not None:
+                        variable.grad.sign_()
+            search.step()
+            schedule.step()
+
+        return step
+
+
+@dataclass(frozen=True)
+class SignAdam(Adam):
+    """Adam on the signs of the gradient, with the step decay of Inverting Gradients.
+
+    Geiping et al., NeurIPS 2020, section 4, and the authors' code: a tenth at 3/8, 5/8 and 7/8.
+    """
+
+    decay_at: tuple[float, ...] = (3 / 8, 5 / 8, 7 / 8)
+    signed: bool = True

@@ -1,0 +1,44 @@
+"""Inverting Gradients: how easy is it to break privacy in federated learning?
+
+Geiping, Bauermeister, Dröge, Moeller. NeurIPS 2020. arXiv:2003.14053.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from adversary.attack import ATTACKS
+from adversary.inversion import Cosine, Inversion, SignAdam, SingleGradient, Solver, TotalVariation
+from adversary.labels import LABEL_RULES
+
+
+@ATTACKS.register("inverting_gradients")
+def inverting_gradients(
+    *,
+    iterations: int = 2_000,
+    restarts: int = 1,
+    seconds: float | None = None,
+    total_variation: float = 1e-4,
+    learning_rate: float = 0.1,
+    labels: Literal["counts", "bias_corrected", "yin", "given", "optimised"] = "counts",
+) -> Inversion:
+    """Match the direction of the gradient, with a prior for smooth images, by signed Adam.
+
+    An update of several local steps is taken for one gradient, whose scale the cosine ignores.
+
+    Args:
+        iterations: optimiser steps in each restart.
+        restarts: starting points tried; the one with the least objective is kept.
+        seconds: wall-clock budget of a victim.
+        total_variation: weight of the smoothness prior, on images in [0, 1].
+        learning_rate: of Adam, on the network's inputs.
+        labels: how to recover the labels; ``given`` must be granted.
+    """
+    return Inversion(
+        labels=LABEL_RULES[labels],
+        simulator=SingleGradient(),
+        distance=Cosine(),
+        prior=TotalVariation(total_variation),
+        optimiser=SignAdam(learning_rate=learning_rate),
+        solver=Solver(iterations, restarts, seconds),
+    )
