@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import threading
+import functools
+import multiprocessing
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -14,15 +16,15 @@ import torch
 
 from adversary import ATTACKS
 from adversary.campaign import Campaign, refuse, resolve_clients, resolve_rounds
-from experiments.config import parameters
+from experiments.config import AttackTable, Config, attack_table, parameters
 from experiments.experiment import Experiment
 from experiments.progress import Progress
 from experiments.report import write_report
 from experiments.report.pictures import strip
 from experiments.run_folder import RunFolder
-from experiments.scoring import score
+from experiments.scoring import scorable, score
 from fedsim.errors import FedsimError, invalid
-from fedsim.protocol import Observation, Reconstruction
+from fedsim.protocol import Kind, Observation, Reconstruction
 from fedsim.transcript import Transcript
 
 WAITING = 16
@@ -36,53 +38,68 @@ def campaigns(experiment: Experiment) -> list[Campaign]:
         FedsimError: unknown attack or parameter, rounds or clients that are not there, or an attack whose
             needs the protocol or the threat model does not meet.
     """
-    config = experiment.config
-    found = []
-    for table in config.attacks:
-        clients, per_round = resolve_clients(table.clients, config.data.clients)
-        campaign = Campaign(
-            attack=ATTACKS.create(table.name, **table.parameters),
-            label=table.label or table.name,
-            rounds=resolve_rounds(table.rounds, config.training.rounds),
-            clients=clients,
-            per_round=per_round,
-            grants=frozenset(table.grants),
-        )
+    found = [campaign_of(experiment.config, table) for table in experiment.config.attacks]
+    for campaign in found:
         _check(campaign, experiment)
-        found.append(campaign)
     return found
+
+
+def campaign_of(config: Config, table: AttackTable) -> Campaign:
+    """The campaign that an ``[[attacks]]`` table describes.
+
+    Raises:
+        FedsimError: unknown attack or parameter, or rounds or clients that are not there.
+    """
+    clients, per_round = resolve_clients(table.clients, config.data.clients)
+    return Campaign(
+        attack=ATTACKS.create(table.name, **table.parameters),
+        label=table.label or table.name,
+        rounds=resolve_rounds(table.rounds, config.training.rounds),
+        clients=clients,
+        per_round=per_round,
+        grants=frozenset(table.grants),
+    )
 
 
 def _check(campaign: Campaign, experiment: Experiment) -> None:
     """Every client that may be attacked has to meet the attack's needs."""
     plan = experiment.plan
-    kind = "gradient" if plan.algorithm == "fedsgd" else "model"
+    kind: Kind = "gradient" if plan.algorithm == "fedsgd" else "model"
     problems: list[str] = []
     for client, shard in enumerate(experiment.shards):
         if campaign.clients is None or client in campaign.clients:
             examples = plan.batches_of(len(shard)) if kind == "gradient" else len(shard)
-            found = campaign.attack.needs.unmet(plan, examples, kind, campaign.grants)  # type: ignore[arg-type]
+            found = campaign.attack.needs.unmet(plan, examples, kind, campaign.grants)
             problems += [problem for problem in found if problem not in problems]
     refuse(problems[:3], campaign.label)
 
 
-@dataclass(frozen=True)
-class _Job:
-    """A victim waiting, or being worked on."""
+def reconstruct(experiment: Experiment, table: AttackTable, observation: Observation) -> Reconstruction:
+    """Attack one victim; the result depends on the arguments alone, wherever and whenever it is computed."""
+    campaign = campaign_of(experiment.config, table)
+    knowledge = experiment.knowledge(campaign.grants, client=observation.client, round=observation.round)
+    return campaign.run(observation, knowledge, seed=experiment.config.seed, device=experiment.device)
 
-    campaign: Campaign
-    observation: Observation
-    future: Future[Reconstruction]
+
+@functools.lru_cache(maxsize=1)
+def _experiment_of(config: str) -> Experiment:
+    return Experiment(Config.model_validate_json(config))
+
+
+def _reconstruct_elsewhere(config: str, table: AttackTable, observation: Observation) -> Reconstruction:
+    """``reconstruct`` in a worker process, which makes the experiment's parts once."""
+    return reconstruct(_experiment_of(config), table, observation)
 
 
 class Victims:
-    """Runs campaigns on workers of its own while training goes on, and writes each result down.
+    """Attacks while training goes on, and writes each result down.
 
-    Results are written in the order in which victims were overheard, and do not depend on the workers.
+    Attacks run in processes of their own, or, without any, in this one after each round. Results are
+    written in the order in which victims were overheard, and do not depend on the workers.
 
     Args:
         experiment: for the threat model's grants and for the truth, which only scoring sees.
-        todo: the campaigns.
+        tables: the attacks.
         folder: where records and pictures go.
         progress: called with the number of victims known of, and a record when one is done.
     """
@@ -90,74 +107,73 @@ class Victims:
     def __init__(
         self,
         experiment: Experiment,
-        todo: Sequence[Campaign],
+        tables: Sequence[AttackTable],
         folder: RunFolder,
         progress: Callable[[int, dict[str, Any] | None], None],
     ) -> None:
         self._experiment = experiment
-        self._campaigns = todo
+        self._attacks = [(table, campaign_of(experiment.config, table)) for table in tables]
         self._folder = folder
         self._progress = progress
         self._overheard: dict[int, Observation] = {}
-        self._jobs: list[_Job] = []
+        self._jobs: deque[tuple[AttackTable, Observation, Future[Reconstruction]]] = deque()
         self._submitted = 0
-        self._room = threading.Semaphore(WAITING)
-        self._workers = ThreadPoolExecutor(
-            experiment.config.engine.workers, "attack", initializer=torch.set_num_threads, initargs=(1,)
-        )
+        self._workers: ProcessPoolExecutor | None = None
+        if tables and experiment.config.engine.attack_workers:
+            self._workers = ProcessPoolExecutor(
+                experiment.config.engine.attack_workers,
+                multiprocessing.get_context("spawn"),  # forking a process that has threads can lock it up
+                initializer=torch.set_num_threads,
+                initargs=(1,),
+            )
 
     def observers(self) -> list[Callable[[Observation], None]]:
         """What the wiretap calls; nothing if nobody is attacked."""
-        return [self._overhear] if self._campaigns else []
+        return [self._overhear] if self._attacks else []
 
     def _overhear(self, observation: Observation) -> None:
-        if any(c.rounds is None or observation.round in c.rounds for c in self._campaigns):
+        if any(c.rounds is None or observation.round in c.rounds for _, c in self._attacks):
             self._overheard[observation.client] = observation
 
     def attack_round(self, round: int) -> None:
         """Start on the victims of a finished round, and write down what is done."""
         heard, self._overheard = self._overheard, {}
-        for campaign in self._campaigns:
+        for table, campaign in self._attacks:
             for client in campaign.victims(round, list(heard)):
-                self.attack(campaign, heard[client])
+                self.attack(table, heard[client])
         self._write_finished()
 
-    def attack(self, campaign: Campaign, observation: Observation) -> None:
+    def attack(self, table: AttackTable, observation: Observation) -> None:
         """Start on one victim; waits while too many are waiting already."""
-        while not self._room.acquire(timeout=0.2):
+        while len(self._jobs) >= WAITING:
+            wait([self._jobs[0][2]])
             self._write_finished()
         self._submitted += 1
         self._progress(self._submitted, None)
-        self._jobs.append(_Job(campaign, observation, self._workers.submit(self._reconstruct, campaign, observation)))
+        self._jobs.append((table, observation, self._submit(table, observation)))
 
-    def _reconstruct(self, campaign: Campaign, observation: Observation) -> Reconstruction:
-        try:
-            knowledge = self._experiment.knowledge(
-                campaign.grants, client=observation.client, round=observation.round
-            )
-            return campaign.run(
-                observation, knowledge, seed=self._experiment.config.seed, device=self._experiment.device
-            )
-        finally:
-            self._room.release()
+    def _submit(self, table: AttackTable, observation: Observation) -> Future[Reconstruction]:
+        if self._workers is not None:
+            config = self._experiment.config.model_dump_json()
+            return self._workers.submit(_reconstruct_elsewhere, config, table, observation)
+        done: Future[Reconstruction] = Future()
+        done.set_result(reconstruct(self._experiment, table, observation))
+        return done
 
-    def _write_finished(self, *, wait: bool = False) -> None:
-        while self._jobs and (wait or self._jobs[0].future.done()):
-            job = self._jobs.pop(0)
-            record = self._judge(job, job.future.result())
+    def _write_finished(self, *, wait_for_all: bool = False) -> None:
+        while self._jobs and (wait_for_all or self._jobs[0][2].done()):
+            table, observation, job = self._jobs.popleft()
+            record = self._judge(table, observation, job.result())
             self._folder.append_attack(record)
             self._progress(self._submitted, record)
 
-    def _judge(self, job: _Job, found: Reconstruction) -> dict[str, Any]:
-        seen = job.observation
+    def _judge(self, table: AttackTable, seen: Observation, found: Reconstruction) -> dict[str, Any]:
         images, labels = self._experiment.truth(seen.client, seen.round)
-        tables = {table.label or table.name: table for table in self._experiment.config.attacks}
-        table = tables.get(job.campaign.label)
-        scores = score(found.images, found.labels, images, labels, lpips=table.lpips if table else True)
-        ordered = found.images[[i for i in scores.assignment if i < len(found.images)]]
-        stem = f"{job.campaign.label}-round-{seen.round}-client-{seen.client}"
+        scores = score(found.images, found.labels, images, labels, lpips=table.lpips)
+        label = table.label or table.name
+        paired = scorable(found.images, images)[0][list(scores.assignment)].float()
         return {
-            "attack": job.campaign.label,
+            "attack": label,
             "round": seen.round,
             "client": seen.client,
             "examples": len(images),
@@ -166,7 +182,10 @@ class Victims:
             "iterations": found.iterations,
             "seconds": found.seconds,
             "stopped_by": found.stopped_by,
-            "picture": self._folder.save_picture(stem, strip(images, ordered)),
+            "grants": sorted(table.grants),
+            "picture": self._folder.save_picture(
+                f"{label}-round-{seen.round}-client-{seen.client}", strip(images, paired)
+            ),
         }
 
     def __enter__(self) -> Victims:
@@ -175,9 +194,12 @@ class Victims:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self._write_finished(wait=True)
-        self._workers.shutdown(cancel_futures=True)
+        try:
+            if kind is None:
+                self._write_finished(wait_for_all=True)
+        finally:
+            if self._workers is not None:
+                self._workers.shutdown(cancel_futures=True)
 
 
 @dataclass(frozen=True)
@@ -224,15 +246,14 @@ def attack_run(
         raise invalid("--label", label, "the run has an attack of this name already", "Give another with --label")
     experiment = Experiment.load(folder.experiment)
     transcript = Transcript.open(folder.transcript)
-    given = parameters(changes)
-    grants = frozenset(given.pop("grants", ()))
-    campaign = Campaign(
-        attack=ATTACKS.create(name, **given),
-        label=label,
-        rounds=tuple(rounds) if rounds is not None else None,
-        clients=tuple(clients) if clients is not None else None,
-        grants=grants,
-    )
+    table = attack_table({
+        "name": name,
+        "label": label,
+        "rounds": list(rounds) if rounds is not None else "all",
+        "clients": list(clients) if clients is not None else "all",
+        **parameters(changes),
+    })
+    campaign = campaign_of(experiment.config, table)
     wanted = [entry for entry in transcript.entries if campaign.victims(entry.round, [entry.client])]
     if not wanted:
         recorded = sorted({(entry.round, entry.client) for entry in transcript.entries})
@@ -243,8 +264,8 @@ def attack_run(
     before = len(folder.read_attacks())
     with (
         Progress(experiment.config.training.rounds, quiet=quiet) as progress,
-        Victims(experiment, [campaign], folder, progress.attacked) as victims,
+        Victims(experiment, [table], folder, progress.attacked) as victims,
     ):
         for entry in wanted:
-            victims.attack(campaign, transcript.read(entry))
+            victims.attack(table, transcript.read(entry))
     return Attacked(folder.read_attacks()[before:], write_report(folder.path))

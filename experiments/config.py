@@ -5,13 +5,15 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fedsim.errors import FedsimError, invalid, nearest
 from fedsim.protocol import Algorithm, Grant, Mode, TrainingPlan
+
+M = TypeVar("M", bound=BaseModel)
 
 
 class _Table(BaseModel):
@@ -129,10 +131,13 @@ class Engine(Part):
     Attributes:
         name: of the engine.
         workers: clients computed at the same time; results do not depend on it.
+        attack_workers: processes that attack while training goes on; with 0 each round's attacks come
+            before the next round. Results do not depend on it.
     """
 
     name: str = "local"
     workers: int = Field(1, ge=1)
+    attack_workers: int = Field(0, ge=0)
 
 
 class Device(_Table):
@@ -226,8 +231,21 @@ def check(tables: dict[str, Any]) -> Config:
     Raises:
         FedsimError: as for ``load``.
     """
+    return _validated(Config, tables)
+
+
+def attack_table(table: dict[str, Any]) -> AttackTable:
+    """An ``[[attacks]]`` table of its own.
+
+    Raises:
+        FedsimError: as for ``load``.
+    """
+    return _validated(AttackTable, table)
+
+
+def _validated(model: type[M], tables: dict[str, Any]) -> M:
     try:
-        return Config.model_validate(tables)
+        return model.model_validate(tables)
     except ValidationError as error:
         raise FedsimError("\n".join(_explain(error.errors()))) from error
 

@@ -69,7 +69,7 @@ def run(experiment: Experiment, out: Path | str, *, quiet: bool = True, grid: Gr
             used, or too few clients of a round answered well.
     """
     experiment.check()
-    todo = campaigns(experiment)
+    campaigns(experiment)
     folder = RunFolder.create(out)
     folder.write_experiment(
         {**tomllib.loads(experiment.config.to_toml()), "versions": versions(), "data_set": _data_set(experiment)}
@@ -80,7 +80,7 @@ def run(experiment: Experiment, out: Path | str, *, quiet: bool = True, grid: Gr
         _engine(experiment, grid) as engine,
         Progress(experiment.config.training.rounds, quiet=quiet) as progress,
     ):
-        victims = Victims(experiment, todo, folder, progress.attacked)
+        victims = Victims(experiment, experiment.config.attacks, folder, progress.attacked)
         final = _train(experiment, engine, folder, victims, progress)
     return Result(
         folder=folder.path,
