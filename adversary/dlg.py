@@ -37,8 +37,8 @@ def dlg(
     return Inversion(
         labels=LABEL_RULES[labels],
         simulator=SingleGradient(),
-        distance=Euclidean(),
+        distance=Euclidean(relative=True),
         optimiser=LBFGS(learning_rate=learning_rate),
-        solver=Solver(iterations, restarts, seconds, tolerance=1e-7, patience=600),
+        solver=Solver(iterations, restarts, seconds, tolerance=1e-10, patience=600, satisfied=1e-5),
         requires=Needs(single_step=True),
     )

@@ -25,8 +25,8 @@ def idlg(
     return Inversion(
         labels=label_of_one,
         simulator=SingleGradient(),
-        distance=Euclidean(),
+        distance=Euclidean(relative=True),
         optimiser=LBFGS(learning_rate=learning_rate),
-        solver=Solver(iterations, restarts, seconds, tolerance=1e-7, patience=600),
+        solver=Solver(iterations, restarts, seconds, tolerance=1e-10, patience=600, satisfied=1e-5),
         requires=Needs(max_examples=1, single_step=True),
     )

@@ -109,8 +109,14 @@ class _Worker:
         data = environment.shard(client)
         model = self._model(environment, message.content.array_records["arrays"])
         found = training.evaluate(model, data, environment.normalisation)
-        metrics = {"num-examples": len(data), "eval-loss": found["loss"], "eval-accuracy": found["accuracy"]}
-        return _reply(message, client, MetricRecord(metrics))
+        metrics = MetricRecord(
+            {
+                "num-examples": len(data),
+                "eval-loss": found["loss"],
+                "eval-accuracy": found["accuracy"],
+            }
+        )
+        return _reply(message, client, metrics)
 
     def _model(self, environment: Environment, record: ArrayRecord) -> nn.Module:
         resident: tuple[Environment, nn.Module] | None = getattr(self._resident, "model", None)

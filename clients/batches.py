@@ -31,5 +31,5 @@ def batches(plan: TrainingPlan, examples: int, *, seed: int, client: int, round:
     found: list[Tensor] = []
     steps = plan.steps(examples)
     while len(found) < steps:
-        found += torch.randperm(examples, generator=generator).split(size)
+        found += torch.split(torch.randperm(examples, generator=generator), size)
     return found[:steps]

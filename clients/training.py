@@ -96,7 +96,7 @@ def evaluate(
     device = next(model.parameters()).device
     model.eval()
     loss, right = 0.0, 0
-    for chosen in torch.arange(len(data)).split(batch_size):
+    for chosen in torch.split(torch.arange(len(data)), batch_size):
         inputs, labels = _batch(data, normalisation, chosen, device)
         logits = model(inputs)
         loss += float(functional.cross_entropy(logits, labels, reduction="sum"))

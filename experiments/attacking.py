@@ -246,13 +246,15 @@ def attack_run(
         raise invalid("--label", label, "the run has an attack of this name already", "Give another with --label")
     experiment = Experiment.load(folder.experiment)
     transcript = Transcript.open(folder.transcript)
-    table = attack_table({
-        "name": name,
-        "label": label,
-        "rounds": list(rounds) if rounds is not None else "all",
-        "clients": list(clients) if clients is not None else "all",
-        **parameters(changes),
-    })
+    table = attack_table(
+        {
+            "name": name,
+            "label": label,
+            "rounds": list(rounds) if rounds is not None else "all",
+            "clients": list(clients) if clients is not None else "all",
+            **parameters(changes),
+        }
+    )
     campaign = campaign_of(experiment.config, table)
     wanted = [entry for entry in transcript.entries if campaign.victims(entry.round, [entry.client])]
     if not wanted:

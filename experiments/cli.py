@@ -24,7 +24,9 @@ app.add_typer(data_app, name="data")
 _out = Console()
 _err = Console(stderr=True)
 
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. training.rounds=20.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. training.rounds=20.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 
 
@@ -32,7 +34,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 def run(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML file.", show_default=False)],
     changes: Set = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder; by default runs/NAME.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; by default runs/NAME, or NAME-2 and so on.")] = None,
     engine: Annotated[str | None, typer.Option(help="Engine in place of the configuration's.")] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -42,18 +44,20 @@ def run(
 
     overrides = [*(changes or []), *([f"engine.name={engine}"] if engine else [])]
     experiment = Experiment.load(config, overrides)
-    result = run_experiment(experiment, out or Path("runs") / experiment.config.name, quiet=quiet)
+    result = run_experiment(experiment, out or _unused(Path("runs") / experiment.config.name), quiet=quiet)
     _out.print(f"\n{result.summary()}", highlight=False)
     _out.print(f"Report: {result.report.resolve()}", highlight=False, soft_wrap=True)
 
 
 @app.command()
 def attack(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder with a transcript.", show_default=False)],
+    run_folder: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run folder with a transcript.", show_default=False)
+    ],
     name: Annotated[str, typer.Option("--with", metavar="NAME", help="The attack.", show_default=False)],
     changes: Set = None,
-    clients: Annotated[str | None, typer.Option(help="Which clients, e.g. 3,7; all that were recorded by default.")] = None,
-    rounds: Annotated[str | None, typer.Option(help="Which rounds, e.g. 1,50; all that were recorded by default.")] = None,
+    clients: Annotated[str | None, typer.Option(help="Which clients, e.g. 3,7; by default all recorded.")] = None,
+    rounds: Annotated[str | None, typer.Option(help="Which rounds, e.g. 1,50; by default all recorded.")] = None,
     label: Annotated[str | None, typer.Option(help="What the report calls it; the name by default.")] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -137,7 +141,9 @@ def show(
     name: Annotated[str, typer.Argument(show_default=False)],
     clients: Annotated[int | None, typer.Option(help="Also deal it out to this many clients.")] = None,
     partition: Annotated[str, typer.Option(help="How it is dealt out.")] = "iid",
-    changes: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Partition parameters.")] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Partition parameters.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the partition.")] = 0,
 ) -> None:
     """What a data set holds, and how a partition deals it out."""
@@ -163,6 +169,15 @@ def main() -> None:
     except KeyboardInterrupt:
         _err.print("Interrupted; what was finished is on disk.")
         sys.exit(130)
+
+
+def _unused(folder: Path) -> Path:
+    """The folder, or the first of folder-2, folder-3 ... that is not there yet."""
+    number, found = 1, folder
+    while found.exists():
+        number += 1
+        found = folder.with_name(f"{folder.name}-{number}")
+    return found
 
 
 def _escape(text: str) -> str:

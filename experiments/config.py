@@ -166,7 +166,7 @@ class AttackTable(Part):
 
     name: str
     label: str | None = None
-    rounds: int | list[int | Literal["first", "middle", "last"]] | str = Field(default_factory=lambda: ["first"])
+    rounds: int | list[int | Literal["first", "middle", "last"]] | str = ["first"]
     clients: int | list[int] | Literal["all"] = "all"
     grants: list[Grant] = []
     lpips: bool = True
@@ -299,10 +299,7 @@ def _override(tables: dict[str, Any], override: str) -> None:
     *parents, last = key.strip().split(".")
     table: Any = tables
     for parent in parents:
-        if isinstance(table, list):
-            table = _item(table, parent, override)
-        else:
-            table = table.setdefault(parent, {})
+        table = _item(table, parent, override) if isinstance(table, list) else table.setdefault(parent, {})
     if isinstance(table, list):
         _item(table, last, override)
         table[int(last)] = _value(text)

@@ -179,7 +179,7 @@ class Experiment:
             Images in [0, 1], float32 [N, C, H, W], and labels int64 [N]: the batch of a gradient, or the
             whole shard behind a model (of the examples that its local steps reached).
         """
-        reached = torch.cat(self.batches(client, round)).unique()
+        reached = torch.unique(torch.cat(self.batches(client, round)))
         data = self.shard(client)
         return data.images[reached].float() / 255, data.labels[reached]
 
@@ -226,7 +226,9 @@ class Experiment:
             with torch.no_grad():
                 logits = network(torch.zeros(shape))
         except (RuntimeError, ValueError) as error:
-            raise FedsimError(f"model {self.config.model.name!r} cannot take images of shape {shape}: {error}.") from error
+            raise FedsimError(
+                f"model {self.config.model.name!r} cannot take images of shape {shape}: {error}. Choose another model."
+            ) from error
         if tuple(logits.shape) != (2, self.data.classes):
             raise FedsimError(
                 f"model {self.config.model.name!r} gives {list(logits.shape)} for 2 images of {self.data.classes} "

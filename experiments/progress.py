@@ -45,8 +45,9 @@ class Progress:
 
     def round(self, done: Round) -> None:
         """A round is over."""
-        note = f"accuracy {done.evaluation['test-accuracy']:.3f}" if "test-accuracy" in done.evaluation else None
-        self._bars.update(self._rounds, completed=done.number, **({"note": note} if note else {}))
+        self._bars.update(self._rounds, completed=done.number)
+        if "test-accuracy" in done.evaluation:
+            self._bars.update(self._rounds, note=f"accuracy {done.evaluation['test-accuracy']:.3f}")
 
     def attacked(self, total: int, record: dict[str, Any] | None) -> None:
         """``total`` attacks are known of; if ``record`` is given, one of them is over."""

@@ -68,8 +68,9 @@ def run(experiment: Experiment, out: Path | str, *, quiet: bool = True, grid: Gr
         FedsimError: the configuration cannot work (found before anything is trained), the folder cannot be
             used, or too few clients of a round answered well.
     """
-    experiment.check()
-    campaigns(experiment)
+    with _quiet_flower():
+        experiment.check()
+        campaigns(experiment)
     folder = RunFolder.create(out)
     folder.write_experiment(
         {**tomllib.loads(experiment.config.to_toml()), "versions": versions(), "data_set": _data_set(experiment)}
@@ -96,7 +97,10 @@ def _train(
 ) -> dict[str, Tensor]:
     config = experiment.config
     selective = experiment.strategy()
-    observers = [*([Transcript.create(folder.transcript).append] if config.wiretap.record else []), *victims.observers()]
+    observers = [
+        *([Transcript.create(folder.transcript).append] if config.wiretap.record else []),
+        *victims.observers(),
+    ]
     strategy: Strategy = HonestButCurious(selective, _each(observers)) if observers else selective
     initial = experiment.model().state_dict()
     arrays = to_record(initial)
@@ -126,34 +130,38 @@ def _train(
 
 def _write_down(folder: RunFolder, done: Round, selective: Selective, experiment: Experiment) -> None:
     losses = list(done.losses.values())
-    folder.append_metrics({
-        "round": done.number,
-        "clients": list(done.clients),
-        "train_loss": done.metrics.get("train-loss", sum(losses) / len(losses) if losses else None),
-        "test_loss": done.evaluation.get("test-loss"),
-        "test_accuracy": done.evaluation.get("test-accuracy"),
-        "clients_loss": done.client_evaluation.get("eval-loss"),
-        "clients_accuracy": done.client_evaluation.get("eval-accuracy"),
-        "seconds": done.seconds,
-        "bytes_sent": done.bytes_sent,
-        "bytes_received": done.bytes_received,
-    })
+    folder.append_metrics(
+        {
+            "round": done.number,
+            "clients": list(done.clients),
+            "train_loss": done.metrics.get("train-loss", sum(losses) / len(losses) if losses else None),
+            "test_loss": done.evaluation.get("test-loss"),
+            "test_accuracy": done.evaluation.get("test-accuracy"),
+            "clients_loss": done.client_evaluation.get("eval-loss"),
+            "clients_accuracy": done.client_evaluation.get("eval-accuracy"),
+            "seconds": done.seconds,
+            "bytes_sent": done.bytes_sent,
+            "bytes_received": done.bytes_received,
+        }
+    )
     if done.number == 0:
         return
     chances = dict(zip(selective.selection.clients, selective.selection.probabilities, strict=True))
     records = []
     for client in done.clients:
         shard = experiment.shard(client)
-        records.append({
-            "round": done.number,
-            "client": client,
-            "selected": True,
-            "examples": len(shard),
-            "probability": chances.get(client),
-            "train_loss": done.losses.get(client),
-            "label_counts": list(shard.label_counts()),
-            "failure": done.failures.get(client),
-        })
+        records.append(
+            {
+                "round": done.number,
+                "client": client,
+                "selected": True,
+                "examples": len(shard),
+                "probability": chances.get(client),
+                "train_loss": done.losses.get(client),
+                "label_counts": list(shard.label_counts()),
+                "failure": done.failures.get(client),
+            }
+        )
     folder.append_client(*records)
 
 
@@ -177,9 +185,8 @@ def summarise(metrics: list[dict[str, Any]], attacks: list[dict[str, Any]]) -> s
     for label in dict.fromkeys(record["attack"] for record in attacks):
         of_label = [record for record in attacks if record["attack"] == label]
         rounds = sorted({record["round"] for record in of_label})
-        medians = [
-            f"{_median([r['psnr'] for r in of_label if r['round'] == round]):.1f} dB in round {round}" for round in rounds
-        ]
+        psnrs = {round: [r["psnr"] for r in of_label if r["round"] == round] for round in rounds}
+        medians = [f"{_median(values):.1f} dB in round {round}" for round, values in psnrs.items()]
         baseline = _median([record["baseline_psnr"] for record in of_label])
         lines.append(
             f"{label}: {len(of_label)} victims, median PSNR {', '.join(medians)} (a grey guess: {baseline:.1f} dB)."

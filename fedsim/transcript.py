@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -163,7 +162,7 @@ def _save(arrays: Arrays, path: Path) -> None:
     unfinished = path.with_suffix(".partial")
     order = json.dumps(list(arrays))  # safetensors sorts by size; the order of layers matters to an attack
     save_file({name: tensor.contiguous() for name, tensor in arrays.items()}, unfinished, {"order": order})
-    os.replace(unfinished, path)
+    unfinished.replace(path)
 
 
 def _load(path: Path) -> dict[str, Tensor]:

@@ -44,9 +44,7 @@ class FedSGD(FedAvg):
         min_evaluate_nodes: int = 2,
         min_available_nodes: int = 2,
     ) -> None:
-        super().__init__(
-            fraction_train, fraction_evaluate, min_train_nodes, min_evaluate_nodes, min_available_nodes
-        )
+        super().__init__(fraction_train, fraction_evaluate, min_train_nodes, min_evaluate_nodes, min_available_nodes)
         self.learning_rate = learning_rate
         self.optimiser = optimiser
         self.momentum = momentum

@@ -138,6 +138,7 @@ def _inspect(
 
 
 def _fault(reply: Message, arrays: ArrayRecord) -> str | None:
+    """Why a reply cannot be aggregated, or ``None``."""
     if reply.has_error():
         return reply.error.reason or f"error {reply.error.code}"
     records = list(reply.content.array_records.values())
@@ -145,15 +146,18 @@ def _fault(reply: Message, arrays: ArrayRecord) -> str | None:
         return f"sent {len(records)} array records instead of 1"
     if set(records[0]) != set(arrays):
         return f"sent other arrays than it got: {sorted(set(records[0]) ^ set(arrays))}"
-    for name, array in records[0].items():
-        if tuple(array.shape) != tuple(arrays[name].shape):
-            return f"{name} has shape {list(array.shape)} instead of {list(arrays[name].shape)}"
-        values = array.numpy()
-        if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
-            return f"{name} holds NaN or infinite values"
     examples = _metric(reply, "num-examples")
     if examples is not None and not examples > 0:
         return f"claims {examples} examples"
+    return next((fault for name, array in records[0].items() if (fault := _array_fault(name, array, arrays))), None)
+
+
+def _array_fault(name: str, array: Array, arrays: ArrayRecord) -> str | None:
+    if tuple(array.shape) != tuple(arrays[name].shape):
+        return f"{name} has shape {list(array.shape)} instead of {list(arrays[name].shape)}"
+    values = array.numpy()
+    if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
+        return f"{name} holds NaN or infinite values"
     return None
 
 

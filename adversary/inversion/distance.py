@@ -22,9 +22,22 @@ class Distance(Protocol):
 
 @dataclass(frozen=True)
 class Euclidean:
-    """Sum of squared differences over all tensors (DLG, equation 4)."""
+    """Sum of squared differences over all tensors (DLG, equation 4).
+
+    Attributes:
+        relative: divide by the squared norm of the update observed. The minimum stays where it is, and
+            tolerances mean the same for the large gradients of a fresh network and the small ones of a
+            trained one.
+    """
+
+    relative: bool = False
 
     def __call__(self, simulated: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
+        distance = self._squared(simulated, target)
+        return distance / _norm(target).square() if self.relative else distance
+
+    @staticmethod
+    def _squared(simulated: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
         return torch.stack([(s - t).square().sum() for s, t in zip(simulated, target, strict=True)]).sum()
 
 

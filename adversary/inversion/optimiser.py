@@ -36,12 +36,15 @@ class LBFGS:
         history: pairs kept.
         inner: iterations within one call of PyTorch's ``step``; the history outlives the call.
         line_search: whether each step satisfies the strong Wolfe conditions; DLG's does not search.
+        scale: factor on the objective as PyTorch sees it. PyTorch forgets pairs whose curvature is below an
+            absolute 1e-10, with which a search for a small objective ends as steepest descent.
     """
 
     learning_rate: float = 1.0
     history: int = 100
     inner: int = 20
     line_search: bool = False
+    scale: float = 1e6
     boxed: bool = False
 
     def begin(self, variables: list[Tensor], iterations: int) -> Step:  # noqa: ARG002
@@ -50,11 +53,21 @@ class LBFGS:
             lr=self.learning_rate,
             history_size=self.history,
             max_iter=self.inner,
+            # The solver decides when to stop; PyTorch's thresholds are absolute and too coarse for small gradients.
+            tolerance_grad=0.0,
+            tolerance_change=0.0,
             line_search_fn="strong_wolfe" if self.line_search else None,
         )
 
+        def scaled(evaluate: Evaluate) -> Tensor:
+            loss = evaluate()
+            for variable in variables:
+                if variable.grad is not None:
+                    variable.grad.mul_(self.scale)
+            return loss * self.scale
+
         def step(evaluate: Evaluate) -> None:
-            search.step(evaluate)  # type: ignore[no-untyped-call]
+            search.step(lambda: scaled(evaluate))  # type: ignore[no-untyped-call]
 
         return step
 

@@ -84,6 +84,9 @@ class Solver:
         patience: a restart ends when its objective has not fallen by ``gain`` for so many iterations.
         gain: least relative fall that counts.
         retries: diverged attempts that are replaced, over all restarts.
+        satisfied: no further restart follows one that got below this.
+        settled: share of a restart's iterations after which iterates may be kept. Where the objective jumps,
+            as with ReLU, a low value at a large step size is luck; a restart cut short keeps its best.
     """
 
     iterations: int
@@ -93,6 +96,8 @@ class Solver:
     patience: int | None = None
     gain: float = 0.01
     retries: int = 3
+    satisfied: float = 0.0
+    settled: float = 0.0
 
     def solve(
         self, problem: Problem, optimiser: Optimiser, progress: Callable[[int, float], None] | None = None
@@ -112,7 +117,7 @@ class Solver:
                 diverged += 1
                 continue
             finished += 1
-            if search.stopped_by == "tolerance":
+            if search.stopped_by == "tolerance" or best.loss < self.satisfied:
                 break
         if best is None or best.kept is None:
             return Solution(None, math.nan, () if best is None else tuple(best.history), iterations, "diverged")
@@ -140,6 +145,7 @@ class _Attempt:
     kept: Candidate | None = None
     loss: float = math.inf
     stopped_by: str = "iterations"
+    _settled: bool = False
     _gained_at: int = 0
     _gained_to: float = math.inf
 
@@ -168,8 +174,10 @@ class _Attempt:
             raise _Ended("diverged")
         for variable, gradient in zip(variables, gradients, strict=True):
             variable.grad = gradient
-        if value < self.loss:
+        now_settled = len(self.history) > self.solver.settled * self.solver.iterations
+        if value < self.loss or (now_settled and not self._settled):
             self.loss, self.kept = value, self.candidate.snapshot()
+        self._settled = now_settled
         self._report()
         self._stop_if_due(value)
         return loss.detach()

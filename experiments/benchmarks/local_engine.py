@@ -6,6 +6,7 @@ round by round, so that whatever else the machine does falls on both alike.
 
 from __future__ import annotations
 
+import functools
 import json
 import platform
 import statistics
@@ -24,23 +25,26 @@ from fedsim.arrays import to_record
 from fedsim.data import normalised
 from server.loop import Round, federate
 
-
 T = TypeVar("T")
 
 
 def workload(data: str, workers: int = 1) -> Experiment:
     """The training that is measured."""
-    return Experiment.of({
-        "name": "benchmark",
-        "data": {"name": data, "clients": 100},
-        "model": {"name": "lenet"},
-        "training": {"rounds": 1_000, "local_steps": 19, "batch_size": 32, "learning_rate": 0.1},
-        "selection": {"clients_per_round": 10},
-        "engine": {"workers": workers},
-    })
+    return Experiment.of(
+        {
+            "name": "benchmark",
+            "data": {"name": data, "clients": 100},
+            "model": {"name": "lenet"},
+            "training": {"rounds": 1_000, "local_steps": 19, "batch_size": 32, "learning_rate": 0.1},
+            "selection": {"clients_per_round": 10},
+            "engine": {"workers": workers},
+        }
+    )
 
 
-def bare_round(experiment: Experiment, model: torch.nn.Module, start: dict[str, Tensor], cohort: list[int], round: int) -> dict[str, Tensor]:
+def bare_round(
+    experiment: Experiment, model: torch.nn.Module, start: dict[str, Tensor], cohort: list[int], round: int
+) -> dict[str, Tensor]:
     """One round of FedAvg in plain PyTorch: the global arrays after it."""
     plan, data = experiment.plan, experiment.data
     total = sum(len(experiment.shards[client]) for client in cohort)
@@ -89,9 +93,8 @@ def main(
     for number in range(1, rounds + 1):
         taken, done = _timed(lambda: next(fedsim))
         seconds["fedsim"].append(taken)
-        taken, state = _timed(
-            lambda start=state, cohort=list(done.clients), number=number: bare_round(experiment, model, start, cohort, number)  # type: ignore[misc]
-        )
+        bare = functools.partial(bare_round, experiment, model, state, list(done.clients), number)
+        taken, state = _timed(bare)
         seconds["bare"].append(taken)
     ratios = [f / b for f, b in zip(seconds["fedsim"], seconds["bare"], strict=True)]
     found = {

@@ -41,7 +41,8 @@ def build(name: str, input_shape: InputShape, classes: int, *, seed: int = 0, **
             network = factory(input_shape, classes, **checked)
         except (RuntimeError, ValueError, ZeroDivisionError) as error:
             raise FedsimError(
-                f"model {name!r} cannot be built for images of shape {list(input_shape)}: {error}. Choose another model."
+                f"model {name!r} cannot be built for images of shape {list(input_shape)}: {error}. "
+                "Choose another model."
             ) from error
     if not isinstance(network, nn.Module):
         raise FedsimError(f"model {name!r} gave a {type(network).__name__}. It must give a torch.nn.Module.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 from torch import nn
@@ -20,6 +21,6 @@ def mlp(input_shape: InputShape, classes: int, hidden: list[int] | None = None) 
     """
     widths = [math.prod(input_shape), *(hidden if hidden is not None else [200])]
     layers: list[nn.Module] = [nn.Flatten()]
-    for inputs, outputs in zip(widths, widths[1:], strict=False):
+    for inputs, outputs in itertools.pairwise(widths):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(widths[-1], classes))

@@ -22,7 +22,8 @@ class ByExamples:
 
     def probabilities(self, state: State, round: int, candidates: Sequence[Profile]) -> NDArray[np.float64]:  # noqa: ARG002
         sizes = np.array([profile.examples for profile in candidates], dtype=np.float64)
-        return sizes / sizes.sum()
+        shares: NDArray[np.float64] = sizes / sizes.sum()
+        return shares
 
     def update(self, state: State, outcome: RoundOutcome) -> State:  # noqa: ARG002
         return state

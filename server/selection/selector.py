@@ -58,9 +58,7 @@ class Selector(Protocol):
         ...
 
 
-def draw(
-    probabilities: NDArray[np.float64], size: int, generator: np.random.Generator
-) -> NDArray[np.int64]:
+def draw(probabilities: NDArray[np.float64], size: int, generator: np.random.Generator) -> NDArray[np.int64]:
     """Positions of ``size`` different candidates, ascending, drawn one after the other without replacement.
 
     Where fewer than ``size`` candidates have a chance at all, those are taken and the rest is drawn

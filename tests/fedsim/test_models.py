@@ -48,7 +48,7 @@ def test_resnet20_has_its_published_size() -> None:
 
 
 def test_what_cannot_be_built_is_explained() -> None:
-    with pytest.raises(FedsimError, match="convnet.*cannot be built"):
+    with pytest.raises(FedsimError, match=r"convnet.*cannot be built"):
         models.build("convnet", (1, 8, 8), 10)
     with pytest.raises(FedsimError, match=r"torch\.nn\.Module"):
         models.build("builtins:print", (1, 8, 8), 10)

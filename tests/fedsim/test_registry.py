@@ -37,7 +37,9 @@ def test_parts_are_made_with_checked_parameters(registry: Registry[str]) -> None
         ("math:squareroot", {}, ["squareroot", "sqrt"]),
     ],
 )
-def test_mistakes_are_explained(registry: Registry[str], name: str, parameters: dict[str, object], words: list[str]) -> None:
+def test_mistakes_are_explained(
+    registry: Registry[str], name: str, parameters: dict[str, object], words: list[str]
+) -> None:
     with pytest.raises(FedsimError) as error:
         registry.create(name, "blue", **parameters)
     for word in words:

@@ -20,10 +20,12 @@ def train(message: Message, context: Context) -> Message:
     """A client of somebody else's app: adds its own number to the weights."""
     weights = message.content["arrays"].to_numpy_ndarrays()  # type: ignore[union-attr]
     number = int(context.node_config["partition-id"])
-    content = RecordDict({
-        "arrays": ArrayRecord([w + number for w in weights]),
-        "metrics": MetricRecord({"num-examples": number + 1}),
-    })
+    content = RecordDict(
+        {
+            "arrays": ArrayRecord([w + number for w in weights]),
+            "metrics": MetricRecord({"num-examples": number + 1}),
+        }
+    )
     return Message(content, reply_to=message)
 
 
@@ -44,7 +46,10 @@ def test_it_overhears_what_clients_of_a_foreign_app_sent() -> None:
 
 
 def test_it_leaves_a_foreign_app_as_it_was() -> None:
-    plain, tapped = start(FedAvg(fraction_evaluate=0.0)), start(HonestButCurious(FedAvg(fraction_evaluate=0.0), lambda _: None))
+    plain, tapped = (
+        start(FedAvg(fraction_evaluate=0.0)),
+        start(HonestButCurious(FedAvg(fraction_evaluate=0.0), lambda _: None)),
+    )
     for one, other in zip(plain, tapped, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6)  # Flower samples in an order of its own
 
