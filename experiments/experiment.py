@@ -33,6 +33,10 @@ class Experiment:
 
     config: Config
 
+    def __reduce__(self) -> tuple[type[Experiment], tuple[Config]]:
+        """The configuration is all that another process needs: it makes the parts itself."""
+        return Experiment, (self.config,)
+
     @classmethod
     def load(cls, path: Path | str, overrides: Iterable[str] = ()) -> Experiment:
         """From a TOML file, with ``key.of.table=value`` overrides.
@@ -130,7 +134,7 @@ class Experiment:
         """The engine, over all clients."""
         table = self.config.engine
         return ENGINES.create(
-            table.name, self.client_app(), self.config.data.clients, workers=table.workers, **table.parameters
+            table.name, self.client_app, self.config.data.clients, workers=table.workers, **table.parameters
         )
 
     def strategy(self) -> Selective:

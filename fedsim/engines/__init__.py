@@ -21,5 +21,6 @@ class Closing(Protocol):
 
 
 from fedsim.engines.local import LocalGrid  # noqa: E402  (registers itself)
+from fedsim.engines.ray import RayGrid  # noqa: E402  (registers itself; imports Ray itself only when used)
 
-__all__ = ["ENGINES", "Closing", "LocalGrid"]
+__all__ = ["ENGINES", "Closing", "LocalGrid", "RayGrid"]

@@ -1,0 +1,97 @@
+"""Victims for the tests: real images, small networks, and what a server would overhear of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedsim import models
+from fedsim.data import load
+from fedsim.protocol import Knowledge, Observation, TrainingPlan
+
+SHAPE = (1, 28, 28)
+
+
+@dataclass(frozen=True)
+class Victim:
+    observation: Observation
+    knowledge: Knowledge
+    images: Tensor
+    labels: Tensor
+
+
+def clothes(positions: list[int]) -> tuple[Tensor, Tensor]:
+    """Fashion-MNIST images in [0, 1] and labels, from the slice that ships with fedsim."""
+    batch = load("fashion_mnist_small").test.subset(torch.tensor(positions))
+    return batch.images.float() / 255, batch.labels
+
+
+def trained(network: nn.Module, steps: int, learning_rate: float = 0.05) -> nn.Module:
+    """The network after some steps of Adam on real images."""
+    data = load("fashion_mnist_small").train
+    optimiser = torch.optim.Adam(network.parameters(), lr=learning_rate)
+    draws = torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        batch = data.subset(torch.randint(len(data), (64,), generator=draws))
+        optimiser.zero_grad()
+        functional.cross_entropy(network(batch.images.float() / 255), batch.labels).backward()
+        optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+    return network
+
+
+def state(network: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+
+
+def gradient_of(network: nn.Module, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    names, parameters = zip(*network.named_parameters(), strict=True)
+    found = torch.autograd.grad(functional.cross_entropy(network(inputs), labels), parameters)
+    return dict(zip(names, found, strict=True))
+
+
+def overhear_gradient(
+    images: Tensor,
+    labels: Tensor,
+    *,
+    model: str = "lenet",
+    network: nn.Module | None = None,
+    seed: int = 0,
+    mean: float = 0.0,
+    std: float = 1.0,
+) -> Victim:
+    """One gradient of a batch, by default of a fresh network in evaluation mode."""
+    make = models.builder(model, tuple(images.shape[1:]), 10, seed=seed)
+    network = make() if network is None else network
+    gradient = gradient_of(network, (images - mean) / std, labels)
+    plan = TrainingPlan(algorithm="fedsgd", batch_size=None, mode="eval")
+    observation = Observation(1, 0, state(network), gradient, "gradient", len(labels), plan)
+    return Victim(observation, Knowledge(make, tuple(images.shape[1:]), 10, (mean,), (std,)), images, labels)
+
+
+def overhear_model(
+    images: Tensor, labels: Tensor, plan: TrainingPlan, *, model: str = "cnn", network: nn.Module | None = None
+) -> Victim:
+    """A model after local training in the order of the images, by PyTorch's own SGD."""
+    make = models.builder(model, tuple(images.shape[1:]), 10, seed=0)
+    network = make() if network is None else network
+    sent = state(network)
+    network.train(plan.mode == "train")
+    sgd = torch.optim.SGD(
+        network.parameters(), lr=plan.learning_rate, momentum=plan.momentum, weight_decay=plan.weight_decay
+    )
+    size = plan.batches_of(len(labels))
+    starts = [start for _ in range(plan.local_epochs) for start in range(0, len(labels), size)]
+    for start in starts:
+        sgd.zero_grad()
+        functional.cross_entropy(network(images[start : start + size]), labels[start : start + size]).backward()
+        sgd.step()
+    observation = Observation(1, 0, sent, state(network), "model", len(labels), plan)
+    return Victim(observation, Knowledge(make, tuple(images.shape[1:]), 10), images, labels)
+
+
+def psnr(found: Tensor, truth: Tensor) -> float:
+    return float(10 * torch.log10(1 / (found - truth).square().mean()))
