@@ -39,6 +39,6 @@ def dlg(
         simulator=SingleGradient(),
         distance=Euclidean(relative=True),
         optimiser=LBFGS(learning_rate=learning_rate),
-        solver=Solver(iterations, restarts, seconds, tolerance=1e-10, patience=600, satisfied=1e-5),
+        solver=Solver(iterations, restarts, seconds, tolerance=1e-9, patience=600, satisfied=1e-5),
         requires=Needs(single_step=True),
     )

@@ -27,6 +27,6 @@ def idlg(
         simulator=SingleGradient(),
         distance=Euclidean(relative=True),
         optimiser=LBFGS(learning_rate=learning_rate),
-        solver=Solver(iterations, restarts, seconds, tolerance=1e-10, patience=600, satisfied=1e-5),
+        solver=Solver(iterations, restarts, seconds, tolerance=1e-9, patience=600, satisfied=1e-5),
         requires=Needs(max_examples=1, single_step=True),
     )

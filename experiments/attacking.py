@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
+import shutil
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
@@ -118,6 +119,8 @@ class Victims:
         self._overheard: dict[int, Observation] = {}
         self._jobs: deque[tuple[AttackTable, Observation, Future[Reconstruction]]] = deque()
         self._submitted = 0
+        self._waiting = folder.checkpoint / "overheard"
+        self._store: Transcript | None = None
         self._workers: ProcessPoolExecutor | None = None
         if tables and experiment.config.engine.attack_workers:
             self._workers = ProcessPoolExecutor(
@@ -127,6 +130,24 @@ class Victims:
                 initargs=(1,),
             )
 
+    def resume(self, round: int) -> None:
+        """Take up the victims of rounds up to ``round`` that were overheard but are not written down yet."""
+        if self._workers is None:
+            return
+        if round == 0 or not (self._waiting / "index.jsonl").exists():
+            shutil.rmtree(self._waiting, ignore_errors=True)
+            self._store = Transcript.create(self._waiting)
+            return
+        self._store = Transcript.open(self._waiting)
+        self._store.rewind(round)
+        done = {(r["attack"], r["round"], r["client"]) for r in self._folder.read_attacks()}
+        for number in dict.fromkeys(entry.round for entry in self._store.entries):
+            heard = {entry.client: entry for entry in self._store.entries if entry.round == number}
+            for table, campaign in self._attacks:
+                for client in campaign.victims(number, list(heard)):
+                    if (campaign.label, number, client) not in done:
+                        self.attack(table, self._store.read(heard[client]))
+
     def observers(self) -> list[Callable[[Observation], None]]:
         """What the wiretap calls; nothing if nobody is attacked."""
         return [self._overhear] if self._attacks else []
@@ -134,6 +155,8 @@ class Victims:
     def _overhear(self, observation: Observation) -> None:
         if any(c.rounds is None or observation.round in c.rounds for _, c in self._attacks):
             self._overheard[observation.client] = observation
+            if self._store is not None:  # the processes may be cut off with victims waiting
+                self._store.append(observation)
 
     def attack_round(self, round: int) -> None:
         """Start on the victims of a finished round, and write down what is done."""
@@ -197,6 +220,8 @@ class Victims:
         try:
             if kind is None:
                 self._write_finished(wait_for_all=True)
+                if self._store is not None:
+                    shutil.rmtree(self._waiting)
         finally:
             if self._workers is not None:
                 self._workers.shutdown(cancel_futures=True)

@@ -36,6 +36,7 @@ def run(
     changes: Set = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; by default runs/NAME, or NAME-2 and so on.")] = None,
     engine: Annotated[str | None, typer.Option(help="Engine in place of the configuration's.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on after the last finished round of --out.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Train, with the attacks of the configuration, and write the report."""
@@ -44,7 +45,10 @@ def run(
 
     overrides = [*(changes or []), *([f"engine.name={engine}"] if engine else [])]
     experiment = Experiment.load(config, overrides)
-    result = run_experiment(experiment, out or _unused(Path("runs") / experiment.config.name), quiet=quiet)
+    if resume and out is None:
+        raise FedsimError("--resume needs --out: the folder of the run to go on with.")
+    folder = out or _unused(Path("runs") / experiment.config.name)
+    result = run_experiment(experiment, folder, quiet=quiet, resume=resume)
     _out.print(f"\n{result.summary()}", highlight=False)
     _out.print(f"Report: {result.report.resolve()}", highlight=False, soft_wrap=True)
 

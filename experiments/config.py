@@ -146,6 +146,22 @@ class Device(_Table):
     name: str = "cpu"
 
 
+class FaultsTable(_Table):
+    """``[faults]``: shares of the cohort that fail on purpose, each in one way; see ``clients.faults``."""
+
+    dropout: float = 0.0
+    straggle: float = 0.0
+    crash: float = 0.0
+    nan: float = 0.0
+    infinite: float = 0.0
+    shape: float = 0.0
+    missing: float = 0.0
+    lie: float = 0.0
+    no_examples: float = 0.0
+    straggle_seconds: float = Field(1.0, ge=0)
+    lie_factor: float = Field(1_000.0, gt=0)
+
+
 class Wiretap(_Table):
     """``[wiretap]``: whether all observations are written down, for ``fedsim attack`` afterwards."""
 
@@ -183,6 +199,7 @@ class Config(_Table):
     selection: Selection = Selection()
     engine: Engine = Engine()
     device: Device = Device()
+    faults: FaultsTable | None = None
     wiretap: Wiretap = Wiretap()
     attacks: list[AttackTable] = []
 

@@ -12,11 +12,13 @@ from typing import Any
 import torch
 from flwr.app import Context
 from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import Mod
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from torch import Tensor, nn
 
 from clients import Environment, batches, client_app
+from clients.faults import Faults, faults_mod
 from experiments import config as configuration
 from experiments.config import Config
 from fedsim import models
@@ -128,7 +130,12 @@ class Experiment:
         def environment_of(context: Context) -> Environment:  # noqa: ARG001
             return environment
 
-        return client_app(environment_of)
+        return client_app(environment_of, self._mods())
+
+    def _mods(self) -> list[Mod]:
+        """What stands between the network and a client's training, outermost first."""
+        faults = self.config.faults
+        return [] if faults is None else [faults_mod(Faults(**faults.model_dump()), self.config.seed)]
 
     def grid(self) -> Grid:
         """The engine, over all clients."""
@@ -216,6 +223,7 @@ class Experiment:
                 f"Use at most {table.data.clients}, or raise data.clients",
             )
         ENGINES.factory(table.engine.name)
+        self._mods()
         self.strategy()
         sizes = [len(shard) for shard in self.shards]
         smallest = min(range(len(sizes)), key=sizes.__getitem__)

@@ -4,32 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import platform
-import tomllib
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from flwr.app import ArrayRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
-import fedsim
+from experiments import checkpoint
 from experiments.attacking import Victims, campaigns
+from experiments.checkpoint import Checkpoint
 from experiments.experiment import Experiment
+from experiments.opening import opened
 from experiments.progress import Progress
 from experiments.report import write_report
-from experiments.run_folder import RunFolder
+from experiments.run_folder import RunFolder, write_atomically
 from fedsim.arrays import from_record, to_record
 from fedsim.engines import Closing
 from fedsim.protocol import Observation
 from fedsim.transcript import Transcript
 from server import HonestButCurious, Round, Selective, federate
 from server.evaluation import central_evaluation
+from server.state import restore, snapshot
+
+MODEL = "model.safetensors"
+"""The global model's state after the last round, in the run folder."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +60,23 @@ class Result:
         return summarise(self.metrics, self.attacks)
 
 
-def run(experiment: Experiment, out: Path | str, *, quiet: bool = True, grid: Grid | None = None) -> Result:
-    """Run an experiment into a new folder.
+def run(
+    experiment: Experiment,
+    out: Path | str,
+    *,
+    quiet: bool = True,
+    grid: Grid | None = None,
+    resume: bool = False,
+) -> Result:
+    """Run an experiment into a new folder, or go on with one that was cut off.
 
     Args:
         experiment: what to run.
-        out: the run folder; it must not hold a run.
+        out: the run folder; it must not hold a run, unless resuming.
         quiet: no progress bars.
         grid: nodes to train on, such as those of Flower's own runtime, in place of the configured engine.
+        resume: go on after the last finished round of the run in ``out``; it ends in the same bytes as a run
+            that was never cut off. A folder without a run is started anew.
 
     Raises:
         FedsimError: the configuration cannot work (found before anything is trained), the folder cannot be
@@ -71,10 +85,7 @@ def run(experiment: Experiment, out: Path | str, *, quiet: bool = True, grid: Gr
     with _quiet_flower():
         experiment.check()
         campaigns(experiment)
-    folder = RunFolder.create(out)
-    folder.write_experiment(
-        {**tomllib.loads(experiment.config.to_toml()), "versions": versions(), "data_set": _data_set(experiment)}
-    )
+    folder, last = opened(experiment, out, resume=resume)
     with (
         _one_compute_thread(),
         _quiet_flower(),
@@ -82,7 +93,8 @@ def run(experiment: Experiment, out: Path | str, *, quiet: bool = True, grid: Gr
         Progress(experiment.config.training.rounds, quiet=quiet) as progress,
     ):
         victims = Victims(experiment, experiment.config.attacks, folder, progress.attacked)
-        final = _train(experiment, engine, folder, victims, progress)
+        final = _train(experiment, engine, folder, victims, progress, last)
+    write_atomically(folder.path / MODEL, safetensors.torch.save(final))
     return Result(
         folder=folder.path,
         final_arrays=final,
@@ -93,23 +105,28 @@ def run(experiment: Experiment, out: Path | str, *, quiet: bool = True, grid: Gr
 
 
 def _train(
-    experiment: Experiment, grid: Grid, folder: RunFolder, victims: Victims, progress: Progress
+    experiment: Experiment,
+    grid: Grid,
+    folder: RunFolder,
+    victims: Victims,
+    progress: Progress,
+    last: Checkpoint | None,
 ) -> dict[str, Tensor]:
     config = experiment.config
     selective = experiment.strategy()
-    observers = [
-        *([Transcript.create(folder.transcript).append] if config.wiretap.record else []),
-        *victims.observers(),
-    ]
+    observers = [*_recorder(experiment, folder, last), *victims.observers()]
     strategy: Strategy = HonestButCurious(selective, _each(observers)) if observers else selective
     initial = experiment.model().state_dict()
-    arrays = to_record(initial)
+    arrays = to_record(last.arrays if last else initial)
+    if last:
+        restore(strategy, last.strategy)
     evaluate = central_evaluation(
         experiment.model().to(experiment.device),
         experiment.data.test,
         (experiment.data.mean, experiment.data.std),
     )
     with victims:
+        victims.resume(last.round if last else 0)
         for done in federate(
             strategy,
             grid,
@@ -118,14 +135,31 @@ def _train(
             train_config=experiment.plan.to_config(),
             evaluate_fn=evaluate,
             evaluate_every=config.training.evaluate_every,
+            first_round=last.round + 1 if last else 1,
             timeout=config.training.timeout,
             min_share=config.training.min_share,
+            check_claims=True,
         ):
             _write_down(folder, done, selective, experiment)
             victims.attack_round(done.number)
             progress.round(done)
             arrays = done.arrays
+            if done.number:
+                checkpoint.write(folder.checkpoint, Checkpoint(done.number, from_record(arrays), snapshot(strategy)))
     return _as_built(arrays, initial)
+
+
+def _recorder(
+    experiment: Experiment, folder: RunFolder, last: Checkpoint | None
+) -> list[Callable[[Observation], None]]:
+    if not experiment.config.wiretap.record:
+        return []
+    if last is None:
+        shutil.rmtree(folder.transcript, ignore_errors=True)  # of a run that was cut off in its first round
+        return [Transcript.create(folder.transcript).append]
+    transcript = Transcript.open(folder.transcript)
+    transcript.rewind(last.round)
+    return [transcript.append]
 
 
 def _write_down(folder: RunFolder, done: Round, selective: Selective, experiment: Experiment) -> None:
@@ -165,17 +199,6 @@ def _write_down(folder: RunFolder, done: Round, selective: Selective, experiment
     folder.append_client(*records)
 
 
-def versions() -> dict[str, str]:
-    """What the run was computed with."""
-    packages = ("torch", "torchvision", "flwr", "flwr-datasets", "torchmetrics", "numpy")
-    return {
-        "fedsim": fedsim.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        **{package: version(package) for package in packages},
-    }
-
-
 def summarise(metrics: list[dict[str, Any]], attacks: list[dict[str, Any]]) -> str:
     """The last accuracy, and for each attack the median PSNR of its first and last round."""
     lines = []
@@ -196,18 +219,6 @@ def summarise(metrics: list[dict[str, Any]], attacks: list[dict[str, Any]]) -> s
 
 def _median(values: list[float]) -> float:
     return float(torch.tensor(values).quantile(0.5))
-
-
-def _data_set(experiment: Experiment) -> dict[str, Any]:
-    data = experiment.data
-    return {
-        "classes": list(data.train.classes),
-        "train": len(data.train),
-        "test": len(data.test),
-        "input_shape": list(data.input_shape),
-        "mean": list(data.mean),
-        "std": list(data.std),
-    }
 
 
 def _each(observers: list[Callable[[Observation], None]]) -> Callable[[Observation], None]:

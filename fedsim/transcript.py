@@ -98,6 +98,13 @@ class Transcript:
             index.write(json.dumps(asdict(entry)) + "\n")
         self.entries.append(entry)
 
+    def rewind(self, round: int) -> None:
+        """Forget the observations of later rounds, which a run that resumes after ``round`` hears again."""
+        self.entries = [entry for entry in self.entries if entry.round <= round]
+        unfinished = self.folder / f"{INDEX}.partial"
+        unfinished.write_text("".join(json.dumps(asdict(entry)) + "\n" for entry in self.entries))
+        unfinished.replace(self.folder / INDEX)
+
     def __len__(self) -> int:
         return len(self.entries)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -51,6 +51,18 @@ class FedSGD(FedAvg):
         self.buffers = frozenset(buffers)
         self._current: dict[str, Tensor] = {}
         self._optimiser: torch.optim.Optimizer | None = None
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """The arrays that the optimiser steps, and its moments."""
+        moments = None if self._optimiser is None else self._optimiser.state_dict()
+        return {"current": dict(self._current), "optimiser": moments}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self._current = dict(state["current"])
+        if state["optimiser"] is not None:
+            self._optimiser = self._make_optimiser()
+            self._optimiser.load_state_dict(state["optimiser"])
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

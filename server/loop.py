@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import cast
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -17,6 +16,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from fedsim.errors import FedsimError
+from server.inspection import Inspector, metric
 from server.wrapping import client_of, in_order
 
 
@@ -64,6 +64,7 @@ def federate(
     first_round: int = 1,
     timeout: float = 3600,
     min_share: float = 0.5,
+    check_claims: bool = False,
 ) -> Iterator[Round]:
     """Train, a round an item.
 
@@ -79,6 +80,8 @@ def federate(
         first_round: where to go on; 1 also yields round 0, the model before training.
         timeout: seconds to wait for replies.
         min_share: share of the cohort that must answer well for the round to count.
+        check_claims: whether to refuse replies that claim more examples than the batch ordered, or than the
+            client's profile; asks each client for it once.
 
     Yields:
         Each finished round.
@@ -86,13 +89,14 @@ def federate(
     Raises:
         FedsimError: fewer than ``min_share`` of a cohort answered well; the message says why.
     """
+    inspector = Inspector(grid, train_config if check_claims else None)
     if first_round == 1:
         yield Round(0, arrays, evaluation=_central(evaluate_fn, 0, arrays))
     for number in range(first_round, rounds + 1):
         started = time.monotonic()
         messages = list(strategy.configure_train(number, arrays, _copy(train_config), grid))
         replies = in_order(grid.send_and_receive(messages, timeout=timeout)) if messages else []
-        good, failures = _inspect(messages, replies, arrays)
+        good, failures = inspector.sort(messages, replies, arrays)
         if messages and (not good or len(good) < min_share * len(messages)):
             reasons = "; ".join(f"client {client}: {reason}" for client, reason in sorted(failures.items())[:5])
             raise FedsimError(
@@ -108,7 +112,7 @@ def federate(
             number=number,
             arrays=arrays,
             clients=tuple(sorted([client_of(reply) for reply in good] + list(failures))),
-            losses={client_of(reply): loss for reply in good if (loss := _metric(reply, "train-loss")) is not None},
+            losses={client_of(reply): loss for reply in good if (loss := metric(reply, "train-loss")) is not None},
             failures=failures,
             metrics=_scalars(metrics),
             evaluation=_central(evaluate_fn, number, arrays) if due else {},
@@ -117,55 +121,6 @@ def federate(
             bytes_sent=sum(_bytes(message) for message in messages),
             bytes_received=sum(_bytes(reply) for reply in replies),
         )
-
-
-def _inspect(
-    messages: list[Message], replies: list[Message], arrays: ArrayRecord
-) -> tuple[list[Message], dict[int, str]]:
-    """The replies that can be aggregated, and why the others cannot."""
-    good, failures = [], {}
-    for reply in replies:
-        reason = _fault(reply, arrays)
-        if reason is None:
-            good.append(reply)
-        else:
-            failures[client_of(reply)] = reason
-    answered = {reply.metadata.src_node_id for reply in replies}
-    for message in messages:
-        if message.metadata.dst_node_id not in answered:
-            failures[message.metadata.dst_node_id] = "no answer in time"
-    return good, failures
-
-
-def _fault(reply: Message, arrays: ArrayRecord) -> str | None:
-    """Why a reply cannot be aggregated, or ``None``."""
-    if reply.has_error():
-        return reply.error.reason or f"error {reply.error.code}"
-    records = list(reply.content.array_records.values())
-    if len(records) != 1:
-        return f"sent {len(records)} array records instead of 1"
-    if set(records[0]) != set(arrays):
-        return f"sent other arrays than it got: {sorted(set(records[0]) ^ set(arrays))}"
-    examples = _metric(reply, "num-examples")
-    if examples is not None and not examples > 0:
-        return f"claims {examples} examples"
-    return next((fault for name, array in records[0].items() if (fault := _array_fault(name, array, arrays))), None)
-
-
-def _array_fault(name: str, array: Array, arrays: ArrayRecord) -> str | None:
-    if tuple(array.shape) != tuple(arrays[name].shape):
-        return f"{name} has shape {list(array.shape)} instead of {list(arrays[name].shape)}"
-    values = array.numpy()
-    if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
-        return f"{name} holds NaN or infinite values"
-    return None
-
-
-def _metric(reply: Message, key: str) -> float | None:
-    for record in reply.content.metric_records.values():
-        if key in record:
-            return float(cast("float", record[key]))
-    return None
 
 
 def _like(aggregated: ArrayRecord, before: ArrayRecord) -> ArrayRecord:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedsim.engines import ENGINES
-from fedsim.engines.simulated import AppFactory, SimulatedGrid, context_of, deliver
+from fedsim.engines.simulated import Answer, AppFactory, SimulatedGrid, deliver
 
 
 @ENGINES.register("local")
@@ -24,12 +26,8 @@ class LocalGrid(SimulatedGrid):
         super().__init__(clients, workers, _one_thread)
         self._app = app if isinstance(app, ClientApp) else app()
 
-    def _deliver(self, message: Message) -> Message:
-        client = message.metadata.dst_node_id
-        context = context_of(client, self._clients, self._states.get(client))
-        reply = deliver(self._app, message, context)
-        self._keep(client, context.state)
-        return reply
+    def _deliver(self, message: Message, state: RecordDict | None) -> Answer:
+        return deliver(self._app, message, self._clients, copy.deepcopy(state))  # shares the arrays' bytes
 
 
 def _one_thread() -> None:

@@ -14,7 +14,7 @@ from flwr.clientapp import ClientApp
 from fedsim.engines import ENGINES
 from fedsim.engines.ray_actor import ClientActor, lighten
 from fedsim.engines.ray_cluster import check_room, connect, environment_variables, import_ray
-from fedsim.engines.simulated import AppFactory, SimulatedGrid, failure
+from fedsim.engines.simulated import Answer, AppFactory, SimulatedGrid, failure
 from fedsim.errors import FedsimError
 
 ATTEMPTS = 3
@@ -124,22 +124,19 @@ class RayGrid(SimulatedGrid):
         if self._owns_ray:
             self._ray.shutdown()
 
-    def _deliver(self, message: Message) -> Message:
-        client = message.metadata.dst_node_id
+    def _deliver(self, message: Message, state: RecordDict | None) -> Answer:
         for _ in range(ATTEMPTS):
             actor = self._idle.get()
             try:
-                answer = self._ask(actor, message, self._states.get(client))
+                answer = self._ask(actor, message, state)
             finally:
                 self._idle.put(actor)
             if answer is not None:
-                reply, state = answer
-                self._keep(client, state)
-                return reply
+                return answer
         return failure(message, f"the worker process was lost {ATTEMPTS} times while it worked for this client")
 
-    def _ask(self, actor: _Actor, message: Message, state: RecordDict | None) -> tuple[Message, RecordDict] | None:
-        """The answer and the client's new state; ``None`` if the actor was lost, which is then replaced."""
+    def _ask(self, actor: _Actor, message: Message, state: RecordDict | None) -> Answer | None:
+        """The client's answer; ``None`` if the actor was lost, which is then replaced."""
         errors = self._ray.exceptions
         message_id = message.metadata.message_id
         with self._lock:
@@ -148,7 +145,7 @@ class RayGrid(SimulatedGrid):
             self._await_start(actor)
             light, keys, arrays = lighten(message)
             stored = {key: self._store(key, record) for key, record in arrays.items()}
-            answer: tuple[Message, RecordDict] = self._ray.get(actor.handle.answer.remote(light, keys, stored, state))
+            answer: Answer = self._ray.get(actor.handle.answer.remote(light, keys, stored, state))
         except (errors.RayActorError, errors.ObjectLostError) as error:
             with self._lock:  # a late _abandon must not hit the replacement
                 del self._working[message_id]

@@ -11,7 +11,7 @@ import torch
 from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedsim.engines.simulated import AppFactory, context_of, deliver, identify
+from fedsim.engines.simulated import Answer, AppFactory, deliver, identify
 from fedsim.errors import FedsimError
 
 
@@ -43,10 +43,8 @@ class ClientActor:
         self._app = self._make_app()
         return os.getpid()
 
-    def answer(
-        self, message: Message, keys: list[str], stored: Mapping[str, Any], state: RecordDict | None
-    ) -> tuple[Message, RecordDict]:
-        """A client's answer, and the state it leaves behind.
+    def answer(self, message: Message, keys: list[str], stored: Mapping[str, Any], state: RecordDict | None) -> Answer:
+        """A client's answer.
 
         Args:
             message: without its arrays.
@@ -58,9 +56,7 @@ class ClientActor:
             raise FedsimError("The actor was given a message before it was started.")
         arrays = {key: self._fetch(key, reference) for key, reference in stored.items()}
         message.content = RecordDict({key: arrays[key] if key in arrays else message.content[key] for key in keys})
-        context = context_of(message.metadata.dst_node_id, self._clients, state)
-        reply = deliver(self._app, message, context)
-        return reply, context.state
+        return deliver(self._app, message, self._clients, state)
 
     def _fetch(self, key: str, reference: Any) -> ArrayRecord:
         """The record behind a reference; the last one of each key is kept, as a round's messages share it."""

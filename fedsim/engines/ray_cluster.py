@@ -51,6 +51,8 @@ def connect(ray: Any, address: str | None, cpus: float, object_store_mb: int) ->
         return True
     for name, value in (
         ("RAY_USAGE_STATS_ENABLED", "0"),  # nothing is reported to anyone
+        ("RAY_prestart_worker_first_driver", "0"),  # the actors' processes have an environment of their own,
+        ("RAY_enable_worker_prestart", "0"),  # so those that Ray starts in advance would idle
         ("RAY_worker_niceness", "0"),  # else attacks in processes of their own would push training aside
         ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"),  # else actors that reserve no GPU could not see any
     ):

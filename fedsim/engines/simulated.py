@@ -6,6 +6,7 @@ import itertools
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -22,12 +23,22 @@ AppFactory = Callable[[], ClientApp]
 """Makes the client side, in whatever process its clients are to run."""
 
 
+@dataclass(frozen=True)
+class Answer:
+    """A client's reply, and the state it leaves behind; ``None`` if that stays as it was."""
+
+    client: int
+    reply: Message
+    state: RecordDict | None
+
+
 class SimulatedGrid(Grid):
     """A Flower Grid whose nodes are simulated by a fixed number of workers, a thread of this process each.
 
-    Node ids are the clients' numbers, 0 to ``clients - 1``. A client's state is kept only if the client put
-    something into it, so that idle clients cost nothing. Replies come back in the order of the messages,
-    whoever finished first.
+    Node ids are the clients' numbers, 0 to ``clients - 1``. A client's state is what it left behind with its
+    last answer that was received: a client that raises, is too late or is lost leaves nothing. Only states
+    that hold something are kept, so that idle clients cost nothing. Replies come back in the order of the
+    messages, whoever finished first.
 
     Args:
         clients: number of simulated clients.
@@ -43,14 +54,19 @@ class SimulatedGrid(Grid):
         self._clients = clients
         self._states: dict[int, RecordDict] = {}
         self._ids = itertools.count(1)
-        self._replies: dict[str, Future[Message]] = {}
+        self._answers: dict[str, Future[Answer]] = {}
         self._run = Run.create_empty(run_id=RUN_ID)
         identify()
         self._pool = ThreadPoolExecutor(workers, "client", initializer=initialise)
 
     @abstractmethod
-    def _deliver(self, message: Message) -> Message:
-        """Have the client that the message is for answer it; called in a worker's thread."""
+    def _deliver(self, message: Message, state: RecordDict | None) -> Answer:
+        """Have the client that the message is for answer it; called in a worker's thread.
+
+        Args:
+            message: what the client is sent.
+            state: what it left behind before, not to be written to.
+        """
 
     def set_run(self, run: Run) -> None:
         self._run = run
@@ -72,19 +88,20 @@ class SimulatedGrid(Grid):
         for message in messages:
             message_id = str(next(self._ids))
             message.metadata.__dict__["_message_id"] = message_id  # as Flower's own grids set it
-            self._replies[message_id] = self._pool.submit(self._deliver, message)
+            state = self._states.get(message.metadata.dst_node_id)
+            self._answers[message_id] = self._pool.submit(self._deliver, message, state)
             ids.append(message_id)
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        ready = [i for i in message_ids if i in self._replies and self._replies[i].done()]
-        return [self._replies.pop(i).result() for i in ready]
+        ready = [i for i in message_ids if i in self._answers and self._answers[i].done()]
+        return [self._receive(self._answers.pop(i).result()) for i in ready]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         ids = list(self.push_messages(messages))
-        wait([self._replies[i] for i in ids], timeout=timeout)
+        wait([self._answers[i] for i in ids], timeout=timeout)
         replies = self.pull_messages(ids)
-        for late in (i for i in ids if i in self._replies):
+        for late in (i for i in ids if i in self._answers):
             self._abandon(late)
         return replies
 
@@ -94,35 +111,36 @@ class SimulatedGrid(Grid):
 
     def _abandon(self, message_id: str) -> None:
         """Nobody waits for this reply any more: a message that waits for a worker need not be delivered."""
-        self._replies.pop(message_id).cancel()
+        self._answers.pop(message_id).cancel()
 
-    def _keep(self, client: int, state: RecordDict) -> None:
-        if state:
-            self._states[client] = state
-        else:
-            self._states.pop(client, None)
-
-
-def deliver(app: ClientApp, message: Message, context: Context) -> Message:
-    """A client's answer; an error message if the client raised, for the round goes on whatever it does."""
-    try:
-        return app(message, context)
-    except FedsimError as error:
-        reason = str(error)
-    except Exception as error:  # noqa: BLE001  (whatever a client does, the round goes on)
-        reason = f"{type(error).__name__}: {error}"
-    return failure(message, reason)
+    def _receive(self, answer: Answer) -> Message:
+        if answer.state:
+            self._states[answer.client] = answer.state
+        elif answer.state is not None:
+            self._states.pop(answer.client, None)
+        return answer.reply
 
 
-def failure(message: Message, reason: str) -> Message:
-    """The answer that says why there is none."""
-    return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
+def deliver(app: ClientApp, message: Message, clients: int, state: RecordDict | None) -> Answer:
+    """What an app answers for one of ``clients``, in whose state it may write.
 
-
-def context_of(client: int, clients: int, state: RecordDict | None) -> Context:
-    """The context of a simulated client, with the state it left behind."""
+    Whatever the client does, the round goes on: if it raises, its answer is an error.
+    """
+    client = message.metadata.dst_node_id
     node_config: dict[str, bool | float | int | str] = {"partition-id": client, "num-partitions": clients}
-    return Context(RUN_ID, client, node_config, RecordDict() if state is None else state, {})
+    context = Context(RUN_ID, client, node_config, RecordDict() if state is None else state, {})
+    try:
+        return Answer(client, app(message, context), context.state)
+    except FedsimError as error:
+        return failure(message, str(error))
+    except Exception as error:  # noqa: BLE001
+        return failure(message, f"{type(error).__name__}: {error}")
+
+
+def failure(message: Message, reason: str) -> Answer:
+    """The answer that says why there is none."""
+    error = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason)
+    return Answer(message.metadata.dst_node_id, Message(error, reply_to=message), None)
 
 
 def identify() -> None:

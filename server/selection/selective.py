@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -49,6 +49,14 @@ class Selective(Wrapped):
         self.selection = Selection((), ())
         self._nodes: dict[int, int] = {}
         self._candidates: list[Profile] = []
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """What the selector remembers."""
+        return {"selector": self.state}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.state = state["selector"]
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

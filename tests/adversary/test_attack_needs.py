@@ -25,7 +25,14 @@ def test_nothing_is_unmet_where_an_attack_asks_for_nothing() -> None:
 @pytest.mark.parametrize(
     ("needs", "plan", "examples", "kind", "count", "parts"),
     [
-        (Needs(kinds=frozenset({"gradient"})), FEDAVG, 8, "model", 1, ["return a gradient", "return a model", "fedsgd"]),
+        (
+            Needs(kinds=frozenset({"gradient"})),
+            FEDAVG,
+            8,
+            "model",
+            1,
+            ["return a gradient", "return a model", "fedsgd"],
+        ),
         (Needs(max_examples=1), FEDSGD, 8, "gradient", 1, ["at most 1 example,", "rests on 8", "batch_size"]),
         (Needs(single_step=True), FEDAVG, 8, "model", 1, ["single local step", "orders 4", "local_steps = 1"]),
         (Needs(single_step=True), None, 8, "model", 1, ["no training plan", "to_config"]),

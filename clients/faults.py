@@ -1,0 +1,118 @@
+"""Faults on purpose: clients that drop out, dawdle, crash or send nonsense, as a Flower client mod.
+
+For experiments on what a federation bears. Who fails in which round depends on the seed alone.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, fields
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, Context, Error, Message
+from flwr.clientapp.typing import ClientAppCallable, Mod
+from flwr.common.constant import ErrorCode
+
+from fedsim import seeding
+from fedsim.errors import FedsimError, invalid
+from fedsim.protocol import ROUND_KEY
+
+
+class InjectedCrashError(RuntimeError):
+    """What an injected crash raises."""
+
+
+@dataclass(frozen=True)
+class Faults:
+    """Shares of clients that fail in a round, each in one way at most; their sum is at most 1.
+
+    Attributes:
+        dropout: does not answer.
+        straggle: answers ``straggle_seconds`` late.
+        crash: raises an exception.
+        nan: sends NaN in the first array.
+        infinite: sends an infinite value in the first array.
+        shape: sends the first array with a row too many.
+        missing: leaves the last array out.
+        lie: claims ``lie_factor`` times its number of examples.
+        no_examples: claims none, or a negative number.
+        straggle_seconds: how late.
+        lie_factor: how much more.
+    """
+
+    dropout: float = 0.0
+    straggle: float = 0.0
+    crash: float = 0.0
+    nan: float = 0.0
+    infinite: float = 0.0
+    shape: float = 0.0
+    missing: float = 0.0
+    lie: float = 0.0
+    no_examples: float = 0.0
+    straggle_seconds: float = 1.0
+    lie_factor: float = 1_000.0
+
+    def __post_init__(self) -> None:
+        for name, share in self.shares().items():
+            if not 0 <= share <= 1:
+                raise invalid(f"faults.{name}", share, "is not a share of clients", "Use 0 to 1")
+        if sum(self.shares().values()) > 1 + 1e-9:
+            raise FedsimError(f"[faults] adds up to {sum(self.shares().values())}. Lower some: a client fails once.")
+
+    def shares(self) -> dict[str, float]:
+        """The share of clients that fails in each way."""
+        ways = [f.name for f in fields(self) if f.name not in ("straggle_seconds", "lie_factor")]
+        return {way: getattr(self, way) for way in ways}
+
+    def of(self, seed: int, client: int, round: int) -> str | None:
+        """The way a client fails in a round, or ``None``."""
+        chance = float(seeding.numpy_generator(seed, "client", client, "round", round, "fault").random())
+        for way, share in self.shares().items():
+            if chance < share:
+                return way
+            chance -= share
+        return None
+
+
+def faults_mod(faults: Faults, seed: int) -> Mod:
+    """A client mod that injects the faults into training; it goes outermost, around all other mods."""
+
+    def inject(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+        client = int(context.node_config["partition-id"])
+        round = int(message.content.config_records["config"][ROUND_KEY])  # type: ignore[arg-type]
+        way = faults.of(seed, client, round)
+        if way == "dropout":
+            return Message(Error(ErrorCode.NODE_UNAVAILABLE, "dropped out (injected)"), reply_to=message)
+        if way == "crash":
+            raise InjectedCrashError("crashed (injected)")
+        if way == "straggle":
+            time.sleep(faults.straggle_seconds)
+        reply = call_next(message, context)
+        if way is not None:
+            _spoil(reply, way, faults)
+        return reply
+
+    return inject
+
+
+def _spoil(reply: Message, way: str, faults: Faults) -> None:
+    record = next(iter(reply.content.array_records.values()))
+    metrics = next(iter(reply.content.metric_records.values()))
+    name = next(iter(record))
+    if way in ("nan", "infinite"):
+        values = record[name].numpy().copy()
+        values.flat[0] = np.nan if way == "nan" else np.inf
+        record[name] = Array(values)
+    elif way == "shape":
+        values = record[name].numpy()
+        record[name] = Array(np.concatenate([values, values[:1]]))
+    elif way == "missing":
+        _leave_out(record, list(record)[-1])
+    elif way == "lie":
+        metrics["num-examples"] = int(metrics["num-examples"] * faults.lie_factor)  # type: ignore[operator]
+    elif way == "no_examples":
+        metrics["num-examples"] = 0
+
+
+def _leave_out(record: ArrayRecord, name: str) -> None:
+    del record[name]
