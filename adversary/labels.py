@@ -23,7 +23,7 @@ from fedsim.protocol import Knowledge, Observation
 
 LabelRule = Callable[["Evidence"], Tensor]
 
-_DUMMY_IMAGES = 256
+_DUMMY_IMAGES = 64
 _PATH_POINTS = 5
 
 
@@ -170,18 +170,18 @@ def counts(evidence: Evidence) -> Tensor:
     """
     if not evidence.scaled:
         return bias_corrected(evidence)
-    n = evidence.examples
-    probability, feature_sum = _on_noise(evidence)
-    bias = evidence.bias_gradient()
-    if bias is None:
-        deviation, least = evidence.weight_gradient().sum(dim=1).cpu() / feature_sum, torch.zeros_like(probability)
-    else:
-        deviation = bias.detach().cpu()
+    n, bias = evidence.examples, evidence.bias_gradient()
+    least = torch.zeros(evidence.knowledge.classes, dtype=torch.int64)
+    if bias is not None:
         # A margin for rounding errors of the gradient, far below one sample.
-        bound = -n * deviation - 1e-3
+        bound = -n * bias.detach().cpu() - 1e-3
         # Over several steps samples of smaller batches weigh more, so that only whole samples are certain.
-        least = (bound.ceil() if evidence.steps == 1 else bound.floor()).clamp_min(0)
-    return labels_from_counts(round_counts(n * (probability - deviation), least.long(), n))
+        least = (bound.ceil() if evidence.steps == 1 else bound.floor()).clamp_min(0).long()
+        if int(least.sum()) == n:  # nothing is left to estimate
+            return labels_from_counts(least)
+    probability, feature_sum = _on_noise(evidence)
+    deviation = evidence.weight_gradient().sum(dim=1).cpu() / feature_sum if bias is None else bias.detach().cpu()
+    return labels_from_counts(round_counts(n * (probability - deviation), least, n))
 
 
 def given(evidence: Evidence) -> Tensor:

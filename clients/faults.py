@@ -6,15 +6,15 @@ For experiments on what a federation bears. Who fails in which round depends on 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, fields
+from typing import Annotated
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Context, Error, Message
 from flwr.clientapp.typing import ClientAppCallable, Mod
 from flwr.common.constant import ErrorCode
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fedsim import seeding
-from fedsim.errors import FedsimError, invalid
 from fedsim.protocol import ROUND_KEY
 
 
@@ -22,9 +22,11 @@ class InjectedCrashError(RuntimeError):
     """What an injected crash raises."""
 
 
-@dataclass(frozen=True)
-class Faults:
-    """Shares of clients that fail in a round, each in one way at most; their sum is at most 1.
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Faults(BaseModel):
+    """Shares of clients that fail in a round, each in one way at most; the ``[faults]`` table.
 
     Attributes:
         dropout: does not answer.
@@ -35,33 +37,34 @@ class Faults:
         shape: sends the first array with a row too many.
         missing: leaves the last array out.
         lie: claims ``lie_factor`` times its number of examples.
-        no_examples: claims none, or a negative number.
+        no_examples: claims to have used none.
         straggle_seconds: how late.
         lie_factor: how much more.
     """
 
-    dropout: float = 0.0
-    straggle: float = 0.0
-    crash: float = 0.0
-    nan: float = 0.0
-    infinite: float = 0.0
-    shape: float = 0.0
-    missing: float = 0.0
-    lie: float = 0.0
-    no_examples: float = 0.0
-    straggle_seconds: float = 1.0
-    lie_factor: float = 1_000.0
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    def __post_init__(self) -> None:
-        for name, share in self.shares().items():
-            if not 0 <= share <= 1:
-                raise invalid(f"faults.{name}", share, "is not a share of clients", "Use 0 to 1")
+    dropout: Share = 0.0
+    straggle: Share = 0.0
+    crash: Share = 0.0
+    nan: Share = 0.0
+    infinite: Share = 0.0
+    shape: Share = 0.0
+    missing: Share = 0.0
+    lie: Share = 0.0
+    no_examples: Share = 0.0
+    straggle_seconds: float = Field(1.0, ge=0)
+    lie_factor: float = Field(1_000.0, gt=1)
+
+    @model_validator(mode="after")
+    def _once_at_most(self) -> Faults:
         if sum(self.shares().values()) > 1 + 1e-9:
-            raise FedsimError(f"[faults] adds up to {sum(self.shares().values())}. Lower some: a client fails once.")
+            raise ValueError(f"the shares add up to {sum(self.shares().values()):g}, but a client fails once at most")
+        return self
 
     def shares(self) -> dict[str, float]:
         """The share of clients that fails in each way."""
-        ways = [f.name for f in fields(self) if f.name not in ("straggle_seconds", "lie_factor")]
+        ways = [way for way in type(self).model_fields if way not in ("straggle_seconds", "lie_factor")]
         return {way: getattr(self, way) for way in ways}
 
     def of(self, seed: int, client: int, round: int) -> str | None:

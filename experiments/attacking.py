@@ -23,7 +23,6 @@ from experiments.progress import Progress
 from experiments.report import write_report
 from experiments.report.pictures import strip
 from experiments.run_folder import RunFolder
-from experiments.scoring import scorable, score
 from fedsim.errors import FedsimError, invalid
 from fedsim.protocol import Kind, Observation, Reconstruction
 from fedsim.transcript import Transcript
@@ -191,6 +190,9 @@ class Victims:
             self._progress(self._submitted, record)
 
     def _judge(self, table: AttackTable, seen: Observation, found: Reconstruction) -> dict[str, Any]:
+        # Late, as torchmetrics takes seconds to load: attacking processes and clients of Flower's runtime need none.
+        from experiments.scoring import scorable, score
+
         images, labels = self._experiment.truth(seen.client, seen.round)
         scores = score(found.images, found.labels, images, labels, lpips=table.lpips)
         label = table.label or table.name

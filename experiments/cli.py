@@ -142,7 +142,7 @@ def import_data(
 
 @data_app.command()
 def show(
-    name: Annotated[str, typer.Argument(show_default=False)],
+    name: Annotated[str | None, typer.Argument(show_default=False)] = None,
     clients: Annotated[int | None, typer.Option(help="Also deal it out to this many clients.")] = None,
     partition: Annotated[str, typer.Option(help="How it is dealt out.")] = "iid",
     changes: Annotated[
@@ -150,10 +150,13 @@ def show(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the partition.")] = 0,
 ) -> None:
-    """What a data set holds, and how a partition deals it out."""
+    """What a data set holds, and how a partition deals it out; without a name, which data sets are there."""
     from experiments.config import parameters
     from fedsim import data
 
+    if name is None:
+        _out.print(data.overview(), highlight=False)
+        return
     _out.print(data.show(name), highlight=False)
     if clients is not None:
         found = data.load(name)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from clients.faults import Faults
 from fedsim.errors import FedsimError, invalid, nearest
 from fedsim.protocol import Algorithm, Grant, Mode, TrainingPlan
 
@@ -146,22 +147,6 @@ class Device(_Table):
     name: str = "cpu"
 
 
-class FaultsTable(_Table):
-    """``[faults]``: shares of the cohort that fail on purpose, each in one way; see ``clients.faults``."""
-
-    dropout: float = 0.0
-    straggle: float = 0.0
-    crash: float = 0.0
-    nan: float = 0.0
-    infinite: float = 0.0
-    shape: float = 0.0
-    missing: float = 0.0
-    lie: float = 0.0
-    no_examples: float = 0.0
-    straggle_seconds: float = Field(1.0, ge=0)
-    lie_factor: float = Field(1_000.0, gt=0)
-
-
 class Wiretap(_Table):
     """``[wiretap]``: whether all observations are written down, for ``fedsim attack`` afterwards."""
 
@@ -199,7 +184,7 @@ class Config(_Table):
     selection: Selection = Selection()
     engine: Engine = Engine()
     device: Device = Device()
-    faults: FaultsTable | None = None
+    faults: Faults | None = None
     wiretap: Wiretap = Wiretap()
     attacks: list[AttackTable] = []
 
@@ -306,6 +291,7 @@ def _keys_at(location: Sequence[int | str]) -> list[str]:
     for part in location:
         if isinstance(part, str) and part in model.model_fields:
             model = model.model_fields[part].annotation
+    model = next((branch for branch in get_args(model) if branch is not type(None)), model)
     return list(getattr(model, "model_fields", {}))
 
 

@@ -18,7 +18,7 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor, nn
 
 from clients import Environment, batches, client_app
-from clients.faults import Faults, faults_mod
+from clients.faults import faults_mod
 from experiments import config as configuration
 from experiments.config import Config
 from fedsim import models
@@ -135,7 +135,7 @@ class Experiment:
     def _mods(self) -> list[Mod]:
         """What stands between the network and a client's training, outermost first."""
         faults = self.config.faults
-        return [] if faults is None else [faults_mod(Faults(**faults.model_dump()), self.config.seed)]
+        return [] if faults is None else [faults_mod(faults, self.config.seed)]
 
     def grid(self) -> Grid:
         """The engine, over all clients."""

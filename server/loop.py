@@ -17,7 +17,7 @@ from flwr.serverapp.strategy import Strategy
 
 from fedsim.errors import FedsimError
 from server.inspection import Inspector, metric
-from server.wrapping import client_of, in_order
+from server.wrapping import client_at, client_of, in_order
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,8 @@ def federate(
         started = time.monotonic()
         messages = list(strategy.configure_train(number, arrays, _copy(train_config), grid))
         replies = in_order(grid.send_and_receive(messages, timeout=timeout)) if messages else []
-        good, failures = inspector.sort(messages, replies, arrays)
+        good, refused = inspector.sort(messages, replies, arrays)
+        failures = {client_at(strategy, node): reason for node, reason in refused.items()}
         if messages and (not good or len(good) < min_share * len(messages)):
             reasons = "; ".join(f"client {client}: {reason}" for client, reason in sorted(failures.items())[:5])
             raise FedsimError(

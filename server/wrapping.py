@@ -33,6 +33,10 @@ class Wrapped(Strategy):
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         return self.inner.aggregate_evaluate(server_round, replies)
 
+    def client_at(self, node: int) -> int:
+        """The number of the client on a node, or the node's own where no wrapper has met it."""
+        return client_at(self.inner, node)
+
     def summary(self) -> None:
         self.inner.summary()
 
@@ -42,6 +46,11 @@ def innermost(strategy: Strategy) -> Strategy:
     while isinstance(strategy, Wrapped):
         strategy = strategy.inner
     return strategy
+
+
+def client_at(strategy: Strategy, node: int) -> int:
+    """The number of the client on a node, as the wrappers around a strategy know it; else the node's own."""
+    return strategy.client_at(node) if isinstance(strategy, Wrapped) else node
 
 
 def client_of(reply: Message) -> int:

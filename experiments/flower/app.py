@@ -7,6 +7,7 @@ What to run stands in Flower's run configuration (``[tool.flwr.app.config]`` in 
 - ``set``: changes to it, as on fedsim's command line: ``"data.clients=4 training.rounds=2"``.
 - ``out``: the run folder; ``runs/flower-RUN_ID`` if empty. A relative path is below the repository, or below
   the SuperLink's working directory where fedsim is not installed from a repository.
+- ``resume``: go on with the run in ``out``.
 - ``wait``: seconds to wait until a node for each client is connected.
 """
 
@@ -16,9 +17,9 @@ import functools
 import shlex
 import sys
 import time
+from collections.abc import Mapping
 from logging import INFO
 from pathlib import Path
-from typing import cast
 
 import torch
 from flwr.app import Context, Message
@@ -26,8 +27,8 @@ from flwr.clientapp import ClientApp
 from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
 
-from clients import Environment, client_app
 from experiments.experiment import Experiment
+from experiments.run import run
 from fedsim.errors import FedsimError, invalid
 
 ROOT = Path(__file__).parents[2]
@@ -60,45 +61,51 @@ def _find(path: str) -> Path:
     )
 
 
-def _experiment(context: Context) -> Experiment:
-    return experiment_of(str(context.run_config["experiment"]), str(context.run_config["set"]))
+def _named_in(context: Context) -> tuple[str, str]:
+    return str(context.run_config["experiment"]), str(context.run_config["set"])
 
 
-def environment_of(context: Context) -> Environment:
-    """What the client on a node works with.
+@functools.cache
+def _client_app(path: str, changes: str) -> ClientApp:
+    return experiment_of(path, changes).client_app()
+
+
+def check_node(config: Mapping[str, object], clients: int) -> None:
+    """Refuse a node that was set up for another experiment.
+
+    Args:
+        config: Flower's node configuration.
+        clients: number of clients of the experiment.
 
     Raises:
-        FedsimError: the node was set up for another number of clients than the experiment has.
+        FedsimError: its ``num-partitions`` is another number, or its ``partition-id`` no client's.
     """
-    torch.set_num_threads(1)  # as with fedsim's own engines, or sums of floats would come out differently
-    experiment = _experiment(context)
-    clients = experiment.config.data.clients
-    partitions = context.node_config.get("num-partitions", clients)
+    partitions = config.get("num-partitions", clients)
     if partitions != clients:
         raise invalid(
             "num-partitions",
             partitions,
             f"the experiment has data.clients = {clients}",
-            f"Give the nodes num-partitions={clients}, or set data.clients={partitions}",
+            f"Set the nodes up for num-partitions={clients}, or set data.clients={partitions}",
         )
-    client = cast("int", context.node_config.get("partition-id", 0))
-    if not 0 <= client < clients:
-        raise invalid("partition-id", client, f"clients are 0 to {clients - 1}", "Give each node another one of these")
-    return experiment.environment
+    client = config.get("partition-id")
+    if client not in range(clients):
+        raise invalid(
+            "partition-id", client, f"the clients are 0 to {clients - 1}", "Give each node another one of these"
+        )
 
 
-class _Importable(ClientApp):
-    """A ``ClientApp`` that is imported where it is unpickled.
+class FederatedClient(ClientApp):
+    """The client side of whatever experiment the run configuration names.
 
-    Flower's simulation sends the app to its Ray actors, but ours holds resident models and locks.
+    Flower's simulation pickles the app to send it to its Ray actors; as resident models and locks cannot be
+    sent, it is imported there instead.
     """
 
-    def __init__(self, app: ClientApp) -> None:
-        super().__init__()
-        self._app = app
-
     def __call__(self, message: Message, context: Context) -> Message:
-        return self._app(message, context)
+        torch.set_num_threads(1)  # as fedsim's own engines do: a sum split over threads rounds differently
+        check_node(context.node_config, experiment_of(*_named_in(context)).config.data.clients)
+        return _client_app(*_named_in(context))(message, context)
 
     def __reduce__(self) -> tuple[object, ...]:
         return _imported, ()
@@ -108,28 +115,22 @@ def _imported() -> ClientApp:
     return client
 
 
-client = _Importable(client_app(environment_of))
+client = FederatedClient()
 server = ServerApp()
 
 
 @server.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run the experiment on the nodes of the grid, and write the global model it ends with beside its records.
+    """Run the experiment on the nodes of the grid.
 
     Raises:
         FedsimError: the configuration cannot work, or not as many nodes are connected as there are clients.
     """
-    # Clients load this module for each message on a real federation, and need none of these.
-    from safetensors.torch import save_file
-
-    from experiments.run import run
-
-    experiment = _experiment(context)
+    experiment = experiment_of(*_named_in(context))
     out = folder(str(context.run_config["out"]), context.run_id)
     log(INFO, "fedsim: %s, into %s", experiment.config.name, out)
     wait_for(grid, experiment.config.data.clients, float(context.run_config["wait"]))
-    result = run(experiment, out, grid=grid)
-    save_file(result.final_arrays, out / "final.safetensors")
+    result = run(experiment, out, grid=grid, resume=bool(context.run_config["resume"]))
     log(INFO, "fedsim: %s", result.summary())
     log(INFO, "fedsim: report: %s", result.report)
 

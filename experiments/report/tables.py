@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -60,6 +61,7 @@ class Clients:
         selected: how many different clients were selected.
         total: how many clients there are, if that is known.
         failures: whether any client failed.
+        reasons: why answers were not used, and how often, the most frequent first.
         wide: too many classes for numbers in the cells.
     """
 
@@ -69,6 +71,7 @@ class Clients:
     selected: int
     total: int | None
     failures: bool
+    reasons: list[tuple[str, int]]
     wide: bool
 
 
@@ -128,6 +131,7 @@ def clients_table(run: Run) -> Clients | None:
         selected=sum(any(r.get("selected", True) for r in records) for records in by_client.values()),
         total=integer(run.table("data"), "clients"),
         failures=any(row.failures for row in rows),
+        reasons=Counter(str(r["failure"]) for r in run.clients if r.get("failure")).most_common(_LISTED),
         wide=width > 20,
     )
 

@@ -29,7 +29,9 @@ def main(
     if not records:
         raise FedsimError(f"{run} has no attacks. Run a configuration with [[attacks]].")
     accuracy = {m["round"]: m["test_accuracy"] for m in folder.read_metrics() if m.get("test_accuracy") is not None}
-    columns = [_column(folder, _median_victim(records, round), accuracy) for round in sorted({r["round"] for r in records})]
+    columns = [
+        _column(folder, _median_victim(records, round), accuracy) for round in sorted({r["round"] for r in records})
+    ]
     width = sum(column.width for column in columns) + _MARGIN * (len(columns) + 1)
     page = Image.new("RGB", (width, max(column.height for column in columns) + 2 * _MARGIN), "white")
     left = _MARGIN

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 from concurrent.futures import CancelledError
-from dataclasses import dataclass
 from typing import Any
 
 from flwr.app import ArrayRecord, Message, RecordDict
@@ -14,31 +12,12 @@ from flwr.clientapp import ClientApp
 from fedsim.engines import ENGINES
 from fedsim.engines.ray_actor import ClientActor, lighten
 from fedsim.engines.ray_cluster import check_room, connect, environment_variables, import_ray
+from fedsim.engines.ray_crew import Actor, Crew
 from fedsim.engines.simulated import Answer, AppFactory, SimulatedGrid, failure
 from fedsim.errors import FedsimError
 
 ATTEMPTS = 3
 """How often a message is delivered when each time the actor is lost with it: its client may be the cause."""
-
-START_SECONDS = 600
-"""How long an actor may take to start, imports and data set included."""
-
-
-@dataclass
-class _Actor:
-    """One of the engine's actors, and after it is lost, its replacement.
-
-    Attributes:
-        handle: Ray's.
-        starting: reference to what the actor's ``start`` returns.
-        pid: of its process, on its node; ``None`` until it has started.
-        abandoned: whether it was killed because nobody waits for its answer any more.
-    """
-
-    handle: Any
-    starting: Any
-    pid: int | None = None
-    abandoned: bool = False
 
 
 @ENGINES.register("ray")
@@ -77,89 +56,86 @@ class RayGrid(SimulatedGrid):
         object_store_mb: int = 200,
     ) -> None:
         if isinstance(app, ClientApp):
-            raise FedsimError(
-                "The engine 'ray' needs a function that makes the ClientApp, as each actor makes its own."
-            )
+            raise FedsimError("The engine 'ray' needs a function that makes the ClientApp: each actor makes its own.")
         super().__init__(clients, workers)
         self._ray = import_ray()
-        self._make_app = app
+        errors = self._ray.exceptions
+        self._losses = (errors.RayActorError, errors.OutOfMemoryError, errors.ObjectLostError)
         self._lock = threading.Lock()
-        self._working: dict[str, _Actor] = {}
+        self._working: dict[str, Actor] = {}
+        self._unwanted: set[str] = set()
         self._stored: dict[str, tuple[ArrayRecord, Any]] = {}
-        self._closed = False
+        self._crew: Crew | None = None
         self._owns_ray = connect(self._ray, address, workers * cpus, object_store_mb)
-        self._actors: list[_Actor] = []
         try:
             check_room(self._ray, workers, cpus)
-            self._remote = self._ray.remote(ClientActor).options(
+            actors = self._ray.remote(ClientActor).options(
                 num_cpus=cpus, num_gpus=gpus, runtime_env={"env_vars": environment_variables()}
             )
-            self._actors = [self._spawn() for _ in range(workers)]
-            for actor in self._actors:
-                self._await_start(actor)
-        except self._ray.exceptions.RayActorError as error:
-            self.close()
-            raise FedsimError(f"A Ray actor was lost while it started: {_last_line(error)}") from error
+            self._crew = Crew(self._ray, lambda: actors.remote(app, clients), workers)
         except BaseException:
             self.close()
             raise
-        self._idle: queue.SimpleQueue[_Actor] = queue.SimpleQueue()
-        for actor in self._actors:
-            self._idle.put(actor)
 
     @property
     def pids(self) -> list[int | None]:
-        """The actors' process ids, each on its node; ``None`` for one that is being replaced."""
-        return [actor.pid for actor in self._actors]
+        """The actors' process ids, each on its node; ``None`` for one that has not started yet."""
+        return self._crew.pids if self._crew else []
 
     def close(self) -> None:
         """End the actors, and Ray if it was started or joined for them."""
-        if self._closed:
-            return
-        self._closed = True
-        if self._ray.is_initialized():
-            for actor in self._actors:
-                self._ray.kill(actor.handle)
+        if self._crew and self._ray.is_initialized():
+            self._crew.close()
+        self._crew = None
         super().close()
         if self._owns_ray:
             self._ray.shutdown()
+            self._owns_ray = False
 
     def _deliver(self, message: Message, state: RecordDict | None) -> Answer:
         for _ in range(ATTEMPTS):
-            actor = self._idle.get()
-            try:
-                answer = self._ask(actor, message, state)
-            finally:
-                self._idle.put(actor)
+            answer = self._ask(message, state)
             if answer is not None:
                 return answer
         return failure(message, f"the worker process was lost {ATTEMPTS} times while it worked for this client")
 
-    def _ask(self, actor: _Actor, message: Message, state: RecordDict | None) -> Answer | None:
-        """The client's answer; ``None`` if the actor was lost, which is then replaced."""
-        errors = self._ray.exceptions
+    def _ask(self, message: Message, state: RecordDict | None) -> Answer | None:
+        """The client's answer; ``None`` if the actor was lost with it."""
+        crew = self._crew
+        if crew is None:
+            raise CancelledError
         message_id = message.metadata.message_id
+        actor, lost = crew.take(), False
         with self._lock:
             self._working[message_id] = actor
         try:
-            self._await_start(actor)
+            if message_id in self._unwanted:
+                raise CancelledError
             light, keys, arrays = lighten(message)
             stored = {key: self._store(key, record) for key, record in arrays.items()}
             answer: Answer = self._ray.get(actor.handle.answer.remote(light, keys, stored, state))
-        except (errors.RayActorError, errors.ObjectLostError) as error:
-            with self._lock:  # a late _abandon must not hit the replacement
-                del self._working[message_id]
-            if self._closed:
-                raise CancelledError from error
-            abandoned = actor.abandoned
-            self._replace(actor)
-            if abandoned:
+        except self._losses as error:
+            lost = True
+            if actor.abandoned or self._crew is None:
                 raise CancelledError from error
             return None
+        else:
+            return answer
         finally:
-            with self._lock:
-                self._working.pop(message_id, None)
-        return answer
+            with self._lock:  # from here on _give_up cannot hit what the actor does next
+                del self._working[message_id]
+            if lost or actor.abandoned:
+                crew.lose(actor)
+            else:
+                crew.give_back(actor)
+
+    def _give_up(self, message_id: str) -> None:
+        with self._lock:
+            self._unwanted.add(message_id)
+            actor = self._working.get(message_id)
+            if actor is not None:  # it may hang for ever, and the next round needs it
+                actor.abandoned = True
+                self._ray.kill(actor.handle)
 
     def _store(self, key: str, record: ArrayRecord) -> Any:
         """A reference to the record in the object store; the same record is put there once."""
@@ -168,46 +144,3 @@ class RayGrid(SimulatedGrid):
             if last is None or last[0] is not record:
                 last = self._stored[key] = (record, self._ray.put(record))
             return last[1]
-
-    def _abandon(self, message_id: str) -> None:
-        super()._abandon(message_id)
-        with self._lock:
-            actor = self._working.get(message_id)
-            if actor is not None:  # it may hang for ever, and the next round needs it
-                actor.abandoned = True
-                self._ray.kill(actor.handle)
-
-    def _spawn(self) -> _Actor:
-        handle = self._remote.remote(self._make_app, self._clients)
-        return _Actor(handle, handle.start.remote())
-
-    def _replace(self, actor: _Actor) -> None:
-        """Put a new actor in the place of a lost one; it starts in the background."""
-        self._ray.kill(actor.handle)
-        new = self._spawn()
-        actor.handle, actor.starting, actor.pid, actor.abandoned = new.handle, new.starting, None, False
-
-    def _await_start(self, actor: _Actor) -> None:
-        if actor.pid is not None:
-            return
-        errors = self._ray.exceptions
-        try:
-            actor.pid = self._ray.get(actor.starting, timeout=START_SECONDS)
-        except errors.GetTimeoutError as error:
-            raise FedsimError(
-                f"A Ray actor did not start within {START_SECONDS} seconds. Is the cluster busy with other work?"
-            ) from error
-        except errors.RayTaskError as error:
-            problem = error.cause if isinstance(error.cause, FedsimError) else _last_line(error)
-            raise FedsimError(f"A Ray actor cannot work on its node: {problem}") from error
-        except errors.RayActorError as error:
-            if not error.actor_init_failed:
-                raise
-            raise FedsimError(
-                f"A Ray actor cannot work on its node: {_last_line(error)}. Is fedsim, with everything that the "
-                "configuration names, installed on every node?"
-            ) from error
-
-
-def _last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1]

@@ -102,16 +102,16 @@ class SimulatedGrid(Grid):
         wait([self._answers[i] for i in ids], timeout=timeout)
         replies = self.pull_messages(ids)
         for late in (i for i in ids if i in self._answers):
-            self._abandon(late)
+            if not self._answers.pop(late).cancel():
+                self._give_up(late)
         return replies
 
     def close(self) -> None:
         """Let the workers finish what they do and end them."""
         self._pool.shutdown(cancel_futures=True)
 
-    def _abandon(self, message_id: str) -> None:
-        """Nobody waits for this reply any more: a message that waits for a worker need not be delivered."""
-        self._answers.pop(message_id).cancel()
+    def _give_up(self, message_id: str) -> None:
+        """Nobody waits any more for the reply to this message, which a worker has already."""
 
     def _receive(self, answer: Answer) -> Message:
         if answer.state:

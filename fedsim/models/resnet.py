@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models import resnet18 as torchvision_resnet18
 
 from fedsim.models import MODELS, InputShape
 
@@ -58,6 +57,8 @@ def resnet18(input_shape: InputShape, classes: int) -> nn.Module:
         input_shape: channels, height, width.
         classes: outputs.
     """
+    from torchvision.models import resnet18 as torchvision_resnet18  # late: it takes seconds to load
+
     network: nn.Module = torchvision_resnet18(weights=None, num_classes=classes)
     network.conv1 = nn.Conv2d(input_shape[0], 64, 3, padding=1, bias=False)
     network.maxpool = nn.Identity()

@@ -78,6 +78,9 @@ class Selective(Wrapped):
         messages = super().configure_train(server_round, arrays, config, cast("Grid", _Narrow(grid, nodes)))
         return sorted(messages, key=lambda message: rank[message.metadata.dst_node_id])
 
+    def client_at(self, node: int) -> int:
+        return next((client for client, known in self._nodes.items() if known == node), node)
+
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:

@@ -63,7 +63,16 @@ def test_too_few_good_answers_stop_the_run_with_the_reasons(tmp_path: Path) -> N
         run(one, tmp_path / "run")
 
 
-@pytest.mark.parametrize("wrong", [{"dropout": 1.5}, {"dropout": 0.7, "nan": 0.7}])
-def test_shares_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(FedsimError, match="faults"):
-        Faults(**wrong)
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"dropout": 1.5}, ["faults.dropout = 1.5", "less than or equal to 1"]),
+        ({"dropout": 0.7, "nan": 0.7}, ["faults", "add up to 1.4"]),
+        ({"dropuot": 0.1}, ["faults.dropuot", "'dropout'"]),
+    ],
+)
+def test_shares_that_cannot_be_are_refused(wrong: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(FedsimError) as error:
+        Experiment.of({"faults": wrong})
+    for word in words:
+        assert word in str(error.value)

@@ -311,3 +311,13 @@ def test_no_run_no_report(tmp_path: Path) -> None:
         with pytest.raises(FedsimError, match=r"is not a run|does not exist"):
             write_report(path)
     assert not (tmp_path / "report.html").exists()
+
+
+def test_failed_answers_are_counted_by_reason(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    folder.append_client(
+        *({"round": round, "client": 4, "selected": True, "failure": f"{SCRIPT} NaN"} for round in (1, 2, 3)),
+        {"round": 4, "client": 4, "selected": True, "failure": "no answer in time"},
+    )
+    text = " ".join(Page(write_report(folder.path).read_text()).text.split())
+    assert f"3 \N{MULTIPLICATION SIGN} {SCRIPT} NaN 1 \N{MULTIPLICATION SIGN} no answer in time" in text

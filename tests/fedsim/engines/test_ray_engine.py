@@ -103,6 +103,15 @@ def send(
     return list(grid.send_and_receive(messages, timeout=timeout))
 
 
+def complete(grid: RayGrid) -> list[int]:
+    """The actors' process ids, when all replacements have started."""
+    deadline = time.monotonic() + 60
+    while None in grid.pids:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return [pid for pid in grid.pids if pid is not None]
+
+
 def calls(replies: Sequence[Message]) -> dict[int, int]:
     return {reply.metadata.src_node_id: int(reply.content.metric_records["metrics"]["calls"]) for reply in replies}  # type: ignore[arg-type]
 
@@ -120,7 +129,7 @@ def test_the_bytes_are_those_of_local_whatever_the_workers(
 def test_a_killed_actor_changes_no_byte(two_actors: RayGrid, monkeypatch: pytest.MonkeyPatch) -> None:
     one = experiment(local_steps=40, batch_size=32, rounds=2)
     expected = local(one, workers=1)
-    before, victims = two_actors.pids, []
+    before, victims = complete(two_actors), []
 
     def send_and_kill(messages: Sequence[Message], *, timeout: float | None = None) -> list[Message]:
         finished = threading.Event()
@@ -128,7 +137,7 @@ def test_a_killed_actor_changes_no_byte(two_actors: RayGrid, monkeypatch: pytest
         def kill() -> None:
             time.sleep(0.15)
             if not finished.is_set() and not victims:
-                victims.append(two_actors.pids[0])
+                victims.append(before[0])
                 os.kill(victims[0], signal.SIGKILL)
 
         killer = threading.Thread(target=kill)
@@ -141,8 +150,7 @@ def test_a_killed_actor_changes_no_byte(two_actors: RayGrid, monkeypatch: pytest
     monkeypatch.setattr(two_actors, "send_and_receive", send_and_kill)
     assert final(one, two_actors) == expected
     assert victims == before[:1]
-    assert before[0] not in two_actors.pids
-    assert before[1] in two_actors.pids
+    assert set(complete(two_actors)) & set(before) == {before[1]}
 
 
 def test_arrays_go_into_the_object_store_once_a_round(two_actors: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,10 +197,10 @@ def test_data_stay_where_they_are() -> None:
 def test_clients_states_survive_on_whatever_actor_they_come_to(odd: RayGrid, tmp_path: Path) -> None:
     """Each call counts once: a client whose actor died is done again from the state before."""
     start = calls(send(odd))
-    before = set(odd.pids)
+    before = complete(odd)
     replies = send(odd, do="crash once", client=2, marker=str(tmp_path / "crashed"))
     assert calls(replies) == {client: count + 1 for client, count in start.items()}
-    assert set(odd.pids) != before
+    assert len(set(complete(odd)) - set(before)) == 1
     for reply in replies:
         sent = np.arange(6, dtype=np.float32).reshape(2, 3)
         [got] = reply.content.array_records["arrays"].to_numpy_ndarrays()
@@ -229,6 +237,7 @@ def test_who_kills_every_actor_is_given_up(odd: RayGrid, monkeypatch: pytest.Mon
 
 
 def test_who_hangs_is_left_behind_and_its_actor_replaced(odd: RayGrid) -> None:
+    complete(odd)
     before = calls(send(odd))
     started = time.monotonic()
     replies = send(odd, timeout=3, do="sleep", client=0)
