@@ -18,7 +18,7 @@ def inverting_gradients(
     iterations: int = 2_000,
     restarts: int = 1,
     seconds: float | None = None,
-    total_variation: float = 1e-4,
+    total_variation: float = 1e-5,
     learning_rate: float = 0.1,
     labels: Literal["counts", "bias_corrected", "yin", "given", "optimised"] = "counts",
 ) -> Inversion:
@@ -27,7 +27,7 @@ def inverting_gradients(
     An update of several local steps is taken for one gradient, whose scale the cosine ignores.
 
     Two choices differ from the authors' code. The total variation is measured on images in [0, 1] and weighs
-    1e-4: on fresh networks more of it blurs and less of it leaves noise. And the iterate with the least
+    1e-5: on fresh networks more of it blurs, and the gradient alone decides nearly everything. And the iterate with the least
     objective is kept, among those of the last and smallest step size: with ReLU the objective jumps, and
     low values met at large steps are luck (the authors return the last iterate).
 

@@ -115,6 +115,7 @@ class Experiment:
     @cached_property
     def environment(self) -> Environment:
         """What simulated clients work with."""
+        self.shards  # noqa: B018  (dealt out when a worker starts, not in its first round)
         return Environment(
             model=self.model,
             shard=self.shard,

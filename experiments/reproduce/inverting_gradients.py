@@ -1,6 +1,6 @@
 """Inverting Gradients on CIFAR-10: ``python -m experiments.reproduce.inverting_gradients --out docs/results``.
 
-An untrained ConvNet of the authors' width 64, fresh for each victim, in evaluation mode; the first test
+An untrained `convnet`, fresh for each victim, in evaluation mode; the first test
 images, normalised; one image a gradient, and batches of eight; labels recovered by the attack.
 """
 
@@ -18,18 +18,18 @@ def main() -> None:
     """Run what is missing, then write table and pictures."""
     options = arguments(__doc__ or "", _configure)
     parameters = {"iterations": options.iterations}
-    network = {"width": options.width}
-    # Iterations and width are part of the name, so that a resumed run never mixes settings.
-    setting = f"width{options.width}-iterations{options.iterations}"
+    network = {} if options.width is None else {"width": options.width}
+    # Settings are part of the name, so that a resumed run never mixes them.
+    setting = "-".join([options.model, *(f"width{w}" for w in network.values()), str(options.iterations)])
     tasks = [
-        Task(f"batch1-{setting}", NAME, parameters, "convnet", network, victim, (victim,), normalise=True)
+        Task(f"batch1-{setting}", NAME, parameters, options.model, network, victim, (victim,), normalise=True)
         for victim in range(options.victims)
     ] + [
         Task(
             f"batch{BATCH}-{setting}",
             NAME,
             parameters,
-            "convnet",
+            options.model,
             network,
             victim,
             tuple(range(BATCH * victim, BATCH * (victim + 1))),
@@ -39,8 +39,8 @@ def main() -> None:
     ]
     records = run_all(tasks, options.out, NAME, options.workers)
     text = [
-        "# Inverting Gradients on an untrained ConvNet",
-        f"CIFAR-10, the first test images, normalised; `convnet` of width {options.width} in evaluation mode with "
+        "# Inverting Gradients on an untrained network with batch normalisation",
+        f"CIFAR-10, the first test images, normalised; `{options.model}` in evaluation mode with "
         f"fresh weights for each victim; {options.iterations} iterations, one start, labels recovered by the attack. "
         "Every victim counts.",
         "Made by `python -m experiments.reproduce.inverting_gradients`, on one thread of a CPU a victim.",
@@ -55,8 +55,9 @@ def main() -> None:
 def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--victims", type=int, default=10, help="victims with one image a gradient")
     parser.add_argument("--batches", type=int, default=2, help=f"victims with {BATCH} images a gradient")
-    parser.add_argument("--iterations", type=int, default=400, help="of the attack")
-    parser.add_argument("--width", type=int, default=64, help="of the network")
+    parser.add_argument("--iterations", type=int, default=2_000, help="of the attack")
+    parser.add_argument("--model", default="convnet", help="the victims' network; convnet8 is the authors'")
+    parser.add_argument("--width", type=int, help="of the network, if not its default")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ def connect(ray: Any, address: str | None, cpus: float, object_store_mb: int) ->
     Raises:
         FedsimError: nobody answers at the address.
     """
+    if address is not None:
+        _refuse_silence(address)
     if ray.is_initialized():
         return False
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
@@ -46,8 +49,7 @@ def connect(ray: Any, address: str | None, cpus: float, object_store_mb: int) ->
         try:
             ray.init(address, **quiet)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            problem = f"there is no Ray cluster ({str(error).splitlines()[0]})"
-            raise invalid("engine.address", address, problem, "Start one with: ray start --head") from error
+            raise _nothing_at(address, error) from error
         return True
     for name, value in (
         ("RAY_USAGE_STATS_ENABLED", "0"),  # nothing is reported to anyone
@@ -65,6 +67,21 @@ def connect(ray: Any, address: str | None, cpus: float, object_store_mb: int) ->
         **quiet,
     )
     return True
+
+
+def _refuse_silence(address: str) -> None:
+    """Ray itself would try for minutes to reach a port where nobody listens."""
+    host, _, port = address.rpartition(":")
+    if "/" not in host and port.isdigit():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        except OSError as error:
+            raise _nothing_at(address, error) from error
+
+
+def _nothing_at(address: str, error: Exception) -> FedsimError:
+    problem = f"there is no Ray cluster ({str(error).splitlines()[0]})"
+    return invalid("engine.address", address, problem, "Start one with: ray start --head")
 
 
 def check_room(ray: Any, workers: int, cpus: float) -> None:

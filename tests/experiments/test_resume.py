@@ -73,7 +73,9 @@ def test_a_run_cut_off_between_a_round_and_its_checkpoint(
 
 
 @pytest.mark.parametrize("strategy", ["fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad"])
-def test_the_moments_of_flowers_strategies_survive(tmp_path: Path, strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_moments_of_flowers_strategies_survive(
+    tmp_path: Path, strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given = {"server_momentum": 0.9} if strategy == "fedavgm" else {}
     training = {"rounds": 4, "batch_size": 10, "strategy": {"name": strategy, **given}}
     one = Experiment.of({"data": TABLES["data"], "model": TABLES["model"], "training": training})
@@ -99,7 +101,9 @@ def test_resuming_with_another_configuration_is_refused(tmp_path: Path) -> None:
     training = {"rounds": 1, "batch_size": 10}
     run(Experiment.of({"data": TABLES["data"], "training": training}), tmp_path / "run")
     with pytest.raises(FedsimError, match=r"another \[training\]"):
-        run(Experiment.of({"data": TABLES["data"], "training": training | {"rounds": 2}}), tmp_path / "run", resume=True)
+        run(
+            Experiment.of({"data": TABLES["data"], "training": training | {"rounds": 2}}), tmp_path / "run", resume=True
+        )
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from torch import nn
 from fedsim import models
 from fedsim.errors import FedsimError
 
-NAMES = ["cnn", "convnet", "lenet", "mlp", "resnet18", "resnet20"]
+NAMES = ["cnn", "convnet", "convnet8", "lenet", "mlp", "resnet18", "resnet20"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -36,8 +36,10 @@ def test_lenet_is_that_of_dlg() -> None:
     assert models.build("lenet", (1, 28, 28), 10).fc.in_features == 588  # type: ignore[union-attr]
 
 
-def test_convnet_has_the_eight_blocks_of_the_authors_code() -> None:
-    convolutions = [m for m in models.build("convnet", (3, 32, 32), 10, width=64).modules() if isinstance(m, nn.Conv2d)]
+def test_convnet8_has_the_eight_blocks_of_the_authors_code() -> None:
+    convolutions = [
+        m for m in models.build("convnet8", (3, 32, 32), 10, width=64).modules() if isinstance(m, nn.Conv2d)
+    ]
     assert [c.out_channels for c in convolutions] == [64, 128, 128, 256, 256, 256, 256, 256]
 
 
@@ -48,7 +50,7 @@ def test_resnet20_has_its_published_size() -> None:
 
 
 def test_what_cannot_be_built_is_explained() -> None:
-    with pytest.raises(FedsimError, match=r"convnet.*cannot be built"):
-        models.build("convnet", (1, 8, 8), 10)
+    with pytest.raises(FedsimError, match=r"convnet8.*cannot be built"):
+        models.build("convnet8", (1, 8, 8), 10)
     with pytest.raises(FedsimError, match=r"torch\.nn\.Module"):
         models.build("builtins:print", (1, 8, 8), 10)

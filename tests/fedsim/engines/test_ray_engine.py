@@ -259,6 +259,11 @@ def test_more_actors_than_there_is_room_for_are_refused(two_actors: RayGrid) -> 
     assert ray.is_initialized()
 
 
+def test_a_cluster_that_is_not_there_is_an_error_at_once(two_actors: RayGrid) -> None:
+    with pytest.raises(FedsimError, match=r"engine\.address = '127\.0\.0\.1:1': there is no Ray cluster.*ray start"):
+        RayGrid(odd_clients.make_app, CLIENTS, address="127.0.0.1:1")
+
+
 def test_an_app_instead_of_what_makes_it_is_refused() -> None:
     with pytest.raises(FedsimError, match="a function that makes the ClientApp"):
         RayGrid(odd_clients.make_app(), CLIENTS)  # type: ignore[arg-type]
