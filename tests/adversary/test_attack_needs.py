@@ -34,7 +34,7 @@ def test_nothing_is_unmet_where_an_attack_asks_for_nothing() -> None:
             ["return a gradient", "return a model", "fedsgd"],
         ),
         (Needs(max_examples=1), FEDSGD, 8, "gradient", 1, ["at most 1 example,", "rests on 8", "batch_size"]),
-        (Needs(single_step=True), FEDAVG, 8, "model", 1, ["single local step", "orders 4", "local_steps = 1"]),
+        (Needs(single_step=True), FEDAVG, 8, "model", 1, ["one local step", "orders 4", "local_steps = 1"]),
         (Needs(single_step=True), None, 8, "model", 1, ["no training plan", "to_config"]),
         (Needs(grants=frozenset({"labels"})), FEDSGD, 8, "gradient", 1, ["know the labels", "withholds", "Grant"]),
         (Needs(observations=2), FEDSGD, 8, "gradient", 3, ["at most 2 observations", "3 were given", "Give fewer"]),
