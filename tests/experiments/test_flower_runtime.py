@@ -169,6 +169,20 @@ def test_a_node_that_fails_is_booked_under_the_number_of_its_client(tmp_path: Pa
     assert {record["client"]: record["failure"] for record in records} == {0: None, 1: "out of paper", 2: None}
 
 
+def test_a_run_that_was_cut_off_goes_on_with_other_nodes(tmp_path: Path) -> None:
+    class Vanishing(Nodes):
+        def answer(self, message: Message) -> Message:
+            if message.content.config_records.get("config", {}).get("server-round") == 2:
+                self.broken = {0, 1, 2}
+            return super().answer(message)
+
+    config = run_config(tmp_path / "flower")
+    with pytest.raises(FedsimError, match="Round 2: 0 of 3 clients answered well.*client 0: out of paper"):
+        serve(Vanishing(3, config), config)
+    serve(Nodes(3, config), config | {"resume": True})
+    assert_same_run(tmp_path / "flower", SMALL, tmp_path / "local")
+
+
 def test_faults_of_the_configuration_reach_flowers_clients(tmp_path: Path) -> None:
     config = run_config(tmp_path, [*SMALL, "training.rounds=8", "training.min_share=0.1", "faults.nan=0.3"])
     serve(Nodes(3, config), config)
