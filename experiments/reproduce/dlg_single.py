@@ -7,12 +7,13 @@ not normalised, as in the code of DLG's authors; one image a gradient.
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from experiments.reproduce.victims import CONSOLE, Task, arguments, run_all, summary, table
 
 NAME = "dlg_single"
 
-PARAMETERS = {"dlg": {}, "idlg": {"iterations": 1_500, "restarts": 1}}
+PARAMETERS: dict[str, dict[str, Any]] = {"dlg": {}, "idlg": {"iterations": 1_500, "restarts": 1}}
 """DLG as it comes; of iDLG the labels are the point, which it reads before the search begins."""
 
 
@@ -28,7 +29,8 @@ def main() -> None:
     text = [
         "# DLG and iDLG, one image a gradient",
         "CIFAR-10, the first test images in [0, 1] without normalisation; `lenet` with fresh weights for each "
-        "victim; `dlg` with its default parameters, `idlg` with one start of 1,500 iterations. Restarts are chosen by the attacks' own objective. "
+        "victim; `dlg` with its default parameters, `idlg` with one start of 1,500 iterations. Restarts are chosen by "
+        "the attacks' own objective. "
         "Every victim counts.",
         "Made by `python -m experiments.reproduce.dlg_single`, on one thread of a CPU.",
     ]
