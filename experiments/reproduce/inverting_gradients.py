@@ -43,12 +43,13 @@ def main() -> None:
         f"CIFAR-10, the first test images, normalised; `{options.model}` in evaluation mode with "
         f"fresh weights for each victim; {options.iterations} iterations, one start, labels recovered by the attack. "
         "Every victim counts.",
-        "Made by `python -m experiments.reproduce.inverting_gradients`, on one thread of a CPU a victim.",
+        "Made by `python -m experiments.reproduce.inverting_gradients`, on one thread of a CPU a victim, which also "
+        "writes the originals above the reconstructions to `docs/results/pictures/`.",
     ]
     for name in dict.fromkeys(task.name for task in tasks):
         own = [record for record in records if record["name"] == name]
         CONSOLE.print(f"{name}: {summary(own)}")
-        text += [f"## {name}", summary(own), f"![originals above reconstructions]({NAME}-{name}.png)", table(own)]
+        text += [f"## {name}", summary(own), table(own)]
     (options.out / f"{NAME}.md").write_text("\n\n".join(text) + "\n")
 
 

@@ -117,10 +117,11 @@ def attack(task: Task) -> tuple[dict[str, Any], Tensor, Tensor]:
 def run_all(tasks: Sequence[Task], folder: Path, name: str, workers: int) -> list[dict[str, Any]]:
     """Run the tasks that have no result yet; all records, in the order of the tasks.
 
-    Results are ``name.jsonl`` and, for the pictures, ``name.safetensors``, both in ``folder``.
+    Results are ``folder/name.jsonl``. The pictures, ``folder/pictures/name*``, stay on this machine: CIFAR-10
+    states no licence under which they could be passed on.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    lines, pictures = folder / f"{name}.jsonl", folder / f"{name}.safetensors"
+    (folder / "pictures").mkdir(parents=True, exist_ok=True)
+    lines, pictures = folder / f"{name}.jsonl", folder / "pictures" / f"{name}.safetensors"
     records = {r["key"]: r for r in map(json.loads, lines.read_text().splitlines())} if lines.exists() else {}
     kept = load_file(pictures) if pictures.exists() else {}
     left = [task for task in tasks if task.key() not in records or f"{task.key()}/found" not in kept]
@@ -138,7 +139,7 @@ def run_all(tasks: Sequence[Task], folder: Path, name: str, workers: int) -> lis
     for task_name in dict.fromkeys(task.name for task in tasks):
         keys = [task.key() for task in tasks if task.name == task_name]
         truths, founds = (torch.cat([kept[f"{key}/{what}"] for key in keys]) / 255 for what in ("truth", "found"))
-        (folder / f"{name}-{task_name}.png").write_bytes(strip(truths, founds, columns=10))
+        (folder / "pictures" / f"{name}-{task_name}.png").write_bytes(strip(truths, founds, columns=10))
     return [records[task.key()] for task in tasks]
 
 

@@ -124,6 +124,7 @@ class RayGrid(SimulatedGrid):
         finally:
             with self._lock:  # from here on _give_up cannot hit what the actor does next
                 del self._working[message_id]
+                self._unwanted.discard(message_id)
             if lost or actor.abandoned:
                 crew.lose(actor)
             else:

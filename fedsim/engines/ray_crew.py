@@ -110,12 +110,12 @@ class Crew:
     def lose(self, actor: Actor) -> None:
         """The actor died or was killed: replace it, unless actors in its place do nothing but die."""
         self._ray.kill(actor.handle)  # where it is but out of reach
-        with self._changed:
-            self._all.remove(actor)
-            self._changed.notify_all()
         attempts = actor.attempts + 1 if actor.pid is None else 0
         if attempts < ATTEMPTS and not self._closed:
             self._hire(attempts)
+        with self._changed:
+            self._all.remove(actor)  # after its replacement has come, or the crew would look empty
+            self._changed.notify_all()
 
     def close(self) -> None:
         """Kill all actors."""

@@ -177,7 +177,7 @@ def test_a_run_that_was_cut_off_goes_on_with_other_nodes(tmp_path: Path) -> None
             return super().answer(message)
 
     config = run_config(tmp_path / "flower")
-    with pytest.raises(FedsimError, match="Round 2: 0 of 3 clients answered well.*client 0: out of paper"):
+    with pytest.raises(FedsimError, match=r"Round 2: 0 of 3 clients answered well.*client 0: out of paper"):
         serve(Vanishing(3, config), config)
     serve(Nodes(3, config), config | {"resume": True})
     assert_same_run(tmp_path / "flower", SMALL, tmp_path / "local")
