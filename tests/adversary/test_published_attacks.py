@@ -18,7 +18,7 @@ def same(a: Reconstruction, b: Reconstruction) -> bool:
 
 
 def test_dlg_reconstructs_a_real_image_and_its_label() -> None:
-    victim = overhear_gradient(*clothes([0]), seed=3)
+    victim = overhear_gradient(*clothes([2]), seed=5)
     found = ATTACKS.create("dlg", iterations=1_200).reconstruct([victim.observation], victim.knowledge, seed=0)
     assert psnr(found.images, victim.images) > 30
     assert found.labels.tolist() == victim.labels.tolist()
