@@ -2,14 +2,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-OUT ?= runs/quickstart
 # Two compute threads on a busy core are many times slower than one; the engines bring their own workers.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-slow lint bench clean install install-dev reproduce-dlg reproduce-inverting-gradients
+.PHONY: federation demo test test-slow lint bench clean install install-dev reproduce-dlg reproduce-inverting-gradients
 
 demo: install
-	$(BIN)/fedsim run experiments/configs/quickstart.toml --out $(OUT)
+	$(BIN)/fedsim run experiments/configs/quickstart.toml $(if $(OUT),--out $(OUT))
 
 test: install-test
 	$(BIN)/python -m pytest -n 2 -m "not slow"
@@ -25,6 +24,9 @@ lint: install-dev
 
 bench: install
 	$(BIN)/python -m experiments.benchmarks.local_engine
+
+federation: install
+	$(BIN)/python -m experiments.flower.federation --set data.clients=4
 
 reproduce-dlg: install
 	$(BIN)/python -m experiments.reproduce.dlg_single

@@ -31,6 +31,8 @@ try:
 except ImportError:
     ray = None
 
+pytestmark = pytest.mark.slow  # Ray takes longer to start than all other tests of an engine
+
 CLIENTS = 6
 
 
