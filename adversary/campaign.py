@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import time
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from typing import Literal
 
 import torch
 
-from adversary.attack import Attack, Progress, check
+from adversary.attack import Attack, Progress, check, failure
 from fedsim import seeding
 from fedsim.errors import FedsimError, invalid
 from fedsim.protocol import Grant, Knowledge, Observation, Reconstruction
@@ -68,14 +67,8 @@ class Campaign:
         try:
             return self.attack.reconstruct([observation], knowledge, seed=own, device=device, progress=progress)
         except (RuntimeError, ArithmeticError) as error:
-            failed = grey(observation.examples, knowledge, f"failed: {str(error).splitlines()[0]}")
+            failed = failure(observation, knowledge, f"failed: {(str(error) or type(error).__name__).splitlines()[0]}")
             return replace(failed, seconds=time.monotonic() - started)
-
-
-def grey(examples: int, knowledge: Knowledge, reason: str) -> Reconstruction:
-    """The guess of an attack that came to nothing: uniform grey, class 0."""
-    images = torch.full((examples, *knowledge.input_shape), 0.5)
-    return Reconstruction(images, torch.zeros(examples, dtype=torch.int64), math.nan, stopped_by=reason)
 
 
 def resolve_rounds(rounds: Rounds, last: int) -> tuple[int, ...] | None:

@@ -184,7 +184,7 @@ class Reconstruction:
         history: the objective over iterations, of the restart that was kept.
         iterations: over all restarts.
         seconds: wall-clock time.
-        stopped_by: ``iterations``, ``seconds``, ``tolerance``, ``diverged`` or ``closed form``.
+        stopped_by: ``iterations``, ``seconds``, ``tolerance``, ``patience``, or ``failed: ...`` with the reason.
     """
 
     images: Tensor
