@@ -97,7 +97,7 @@ class RayGrid(SimulatedGrid):
             answer = self._ask(message, state)
             if answer is not None:
                 return answer
-        return failure(message, f"the worker process was lost {ATTEMPTS} times while it worked for this client")
+        return failure(message, f"the worker process died with this client in it, in each of {ATTEMPTS} attempts")
 
     def _ask(self, message: Message, state: RecordDict | None) -> Answer | None:
         """The client's answer; ``None`` if the actor was lost with it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
@@ -11,8 +12,11 @@ from typing import Any
 
 from fedsim.errors import FedsimError
 
-ATTEMPTS = 3
-"""How often an actor that dies before it has started is started anew."""
+ATTEMPTS = 6
+"""How often a replacement is tried that dies before it has started, after 1, 2, 4, ... seconds.
+
+It takes Ray half a minute to notice that a node is gone, and till then it may send replacements there.
+"""
 
 
 @dataclass(eq=False)
@@ -23,12 +27,14 @@ class Actor:
         handle: Ray's.
         pid: of its process, on its node; ``None`` until it has started.
         attempts: how often actors in its place have died before they had started.
+        retry_at: when to try a replacement, of one that died before it had started; monotonic seconds.
         abandoned: whether it was killed because nobody waits for its answer any more.
     """
 
     handle: Any
     pid: int | None = None
     attempts: int = 0
+    retry_at: float = 0.0
     abandoned: bool = False
 
 
@@ -88,18 +94,18 @@ class Crew:
             FedsimError: none is left, and none can start.
             CancelledError: the crew was closed.
         """
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._idle or self._dead or not self._all or self._closed)
-                if self._closed:
-                    raise CancelledError
+        with self._changed:
+            while not self._closed:
+                now = time.monotonic()
+                for actor in [dead for dead in self._dead if dead.retry_at <= now]:
+                    self._dead.remove(actor)
+                    self.lose(actor)
                 if self._idle:
                     return self._idle.pop(0)
                 if not self._all:
-                    raise self._error or FedsimError("No Ray actor is left.")
-                dead, self._dead = self._dead, []
-            for actor in dead:
-                self.lose(actor)
+                    raise self._error or FedsimError("No Ray actor is left, and none can be started.")
+                self._changed.wait(min((dead.retry_at - now for dead in self._dead), default=None))
+        raise CancelledError
 
     def give_back(self, actor: Actor) -> None:
         """The actor has done its work."""
@@ -142,6 +148,7 @@ class Crew:
                 self._error = FedsimError(f"A Ray actor cannot work on its node: {_reason(error)}")
                 self._all.remove(actor)
             else:
+                actor.retry_at = time.monotonic() + 2**actor.attempts
                 self._dead.append(actor)
             self._changed.notify_all()
 
