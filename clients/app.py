@@ -19,7 +19,7 @@ from fedsim.arrays import Decoder, to_record
 from fedsim.data import Images
 from fedsim.errors import invalid
 from fedsim.models import buffer_names
-from fedsim.protocol import ROUND_KEY, TrainingPlan
+from fedsim.protocol import ROUND_KEY, Arrays, TrainingPlan
 
 
 @dataclass(frozen=True)
@@ -82,32 +82,31 @@ class _Worker:
 
     def __init__(self) -> None:
         self._decode = Decoder()
-        self._resident = threading.local()
+        self._local = threading.local()
 
     def train(self, message: Message, environment: Environment, client: int) -> Message:
-        config = message.content.config_records["config"]
+        config = cast("ConfigRecord", message.content["config"])
         plan = TrainingPlan.from_config(config)
         round = cast("int", config[ROUND_KEY])
         data = environment.shard(client)
         schedule = batches(plan, len(data), seed=environment.seed, client=client, round=round)
-        model = self._model(environment, message.content.array_records["arrays"])
+        model, state = self._model(environment, cast("ArrayRecord", message.content["arrays"]))
         if plan.algorithm == "fedsgd":
-            arrays, loss = training.gradient(model, data, environment.normalisation, schedule[0], plan)
-            state = model.state_dict()
-            arrays |= {name: state[name] for name in buffer_names(model)}
+            gradients, loss = training.gradient(model, data, environment.normalisation, schedule[0], plan)
+            arrays: Arrays = gradients | {name: state[name] for name in buffer_names(model)}
             kind, examples = "gradient", len(schedule[0])
         else:
             proximal = float(cast("float", config.get("proximal-mu", 0.0)))
             loss = training.local_steps(
                 model, data, environment.normalisation, schedule, plan, round=round, proximal=proximal
             )
-            arrays, kind, examples = model.state_dict(), "model", len(data)
+            arrays, kind, examples = state, "model", len(data)
         metrics = MetricRecord({"num-examples": examples, "train-loss": loss})
         return _reply(message, client, metrics, to_record(arrays), kind)
 
     def evaluate(self, message: Message, environment: Environment, client: int) -> Message:
         data = environment.shard(client)
-        model = self._model(environment, message.content.array_records["arrays"])
+        model, _ = self._model(environment, cast("ArrayRecord", message.content["arrays"]))
         found = training.evaluate(model, data, environment.normalisation)
         metrics = MetricRecord(
             {
@@ -118,13 +117,21 @@ class _Worker:
         )
         return _reply(message, client, metrics)
 
-    def _model(self, environment: Environment, record: ArrayRecord) -> nn.Module:
-        resident: tuple[Environment, nn.Module] | None = getattr(self._resident, "model", None)
-        if resident is None or resident[0] is not environment:
-            resident = (environment, environment.model().to(torch.device(environment.device)))
-            self._resident.model = resident
-        training.load(resident[1], self._decode(record))
-        return resident[1]
+    def _model(self, environment: Environment, record: ArrayRecord) -> tuple[nn.Module, Arrays]:
+        """This thread's model with the record's arrays in it, and its ``state_dict``, which stays its own."""
+        resident: _Resident | None = getattr(self._local, "resident", None)
+        if resident is None or resident.environment is not environment:
+            model = environment.model().to(torch.device(environment.device))
+            resident = self._local.resident = _Resident(environment, model, model.state_dict())
+        training.load(resident.state, self._decode(record))
+        return resident.model, resident.state
+
+
+@dataclass(frozen=True)
+class _Resident:
+    environment: Environment
+    model: nn.Module
+    state: Arrays
 
 
 def _reply(

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.sgd import sgd
 
 from fedsim.data import Images, normalised
-from fedsim.protocol import Arrays, TrainingPlan
+from fedsim.protocol import Arrays, Precision, TrainingPlan
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 """Per-channel mean and standard deviation, of images in [0, 1]."""
 
 
-def load(model: nn.Module, arrays: Arrays) -> None:
-    """Put arrays into the model in place, without making tensors anew."""
-    with torch.no_grad():
-        for name, tensor in model.state_dict(keep_vars=True).items():
-            tensor.copy_(arrays[name])
+@torch.no_grad()
+def load(state: Arrays, arrays: Arrays) -> None:
+    """Put arrays into a model in place, whose ``state_dict()`` is given, without making tensors anew."""
+    for name, tensor in state.items():
+        tensor.copy_(arrays[name])
 
 
 def local_steps(
@@ -49,20 +51,15 @@ def local_steps(
     device = next(model.parameters()).device
     parameters = list(model.parameters())
     anchor = [parameter.detach().clone() for parameter in parameters] if proximal else []
-    optimiser = torch.optim.SGD(
-        parameters, plan.learning_rate_at(round), momentum=plan.momentum, weight_decay=plan.weight_decay
-    )
+    momenta: list[Tensor | None] = [None] * len(parameters)
+    learning_rate = plan.learning_rate_at(round)
     model.train(plan.mode == "train")
     total, seen = torch.zeros((), device=device), 0
     for chosen in schedule:
         inputs, labels = _batch(data, normalisation, chosen, device)
-        optimiser.zero_grad(set_to_none=True)
-        loss = functional.cross_entropy(model(inputs), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        for parameter, start in zip(parameters, anchor, strict=False):
-            if parameter.grad is not None:  # the gradient of the proximal term, without building its graph
-                parameter.grad.add_(parameter.detach() - start, alpha=proximal)
-        optimiser.step()
+        loss = _loss(model, inputs, labels, plan.precision)
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        momenta = _step(parameters, gradients, momenta, plan, learning_rate, anchor, proximal)
         total += loss.detach() * len(chosen)
         seen += len(chosen)
     return float(total) / seen
@@ -80,7 +77,7 @@ def gradient(
     model.train(plan.mode == "train")
     inputs, labels = _batch(data, normalisation, chosen, device)
     named = dict(model.named_parameters())
-    loss = functional.cross_entropy(model(inputs), labels)
+    loss = _loss(model, inputs, labels, plan.precision)
     found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
     return {
         name: (torch.zeros_like(w) if g is None else g) + (plan.weight_decay * w.detach() if plan.weight_decay else 0)
@@ -102,6 +99,47 @@ def evaluate(
         loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
         right += int((logits.argmax(1) == labels).sum())
     return {"loss": loss / len(data), "accuracy": right / len(data)}
+
+
+def _loss(model: nn.Module, inputs: Tensor, labels: Tensor, precision: Precision) -> Tensor:
+    """Mean cross-entropy, in single precision; with ``bf16`` what comes before it is computed in half of that."""
+    if precision == "float32":
+        return functional.cross_entropy(model(inputs), labels)
+    with torch.autocast(inputs.device.type, torch.bfloat16):
+        logits = model(inputs)
+    return functional.cross_entropy(logits.float(), labels)
+
+
+@torch.no_grad()
+def _step(
+    parameters: Sequence[Tensor],
+    gradients: Sequence[Tensor | None],
+    momenta: Sequence[Tensor | None],
+    plan: TrainingPlan,
+    learning_rate: float,
+    anchor: Sequence[Tensor],
+    proximal: float,
+) -> list[Tensor | None]:
+    """One SGD step in place, as ``torch.optim.SGD`` takes it, without what that does around it; the new momenta."""
+    used = [i for i, found in enumerate(gradients) if found is not None]
+    found = [cast("Tensor", gradients[i]) for i in used]
+    if proximal:  # the gradient of the proximal term, without building its graph
+        found = [g + proximal * (parameters[i] - anchor[i]) for i, g in zip(used, found, strict=True)]
+    kept = [momenta[i] for i in used]
+    sgd(
+        [parameters[i] for i in used],
+        found,
+        kept,
+        foreach=False,
+        weight_decay=plan.weight_decay,
+        momentum=plan.momentum,
+        lr=learning_rate,
+        dampening=0.0,
+        nesterov=False,
+        maximize=False,
+    )
+    after = dict(zip(used, kept, strict=True))
+    return [after.get(i) for i in range(len(parameters))]
 
 
 def _batch(data: Images, normalisation: Normalisation, chosen: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from clients.faults import Faults
 from fedsim.errors import FedsimError, invalid, nearest
-from fedsim.protocol import Algorithm, Grant, Mode, TrainingPlan
+from fedsim.protocol import Algorithm, Grant, Mode, Precision, TrainingPlan
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -76,11 +76,12 @@ class Training(_Table):
         momentum: of the clients' SGD.
         weight_decay: L2 coefficient.
         mode: ``train`` or ``eval``, of the model during local training.
+        precision: ``float32`` or ``bf16``, of the network during local training.
         strategy: how the server aggregates; by default ``fedsgd`` or ``fedavg``, as the algorithm.
         evaluate_every: rounds between central evaluations.
         client_evaluation: whether all clients evaluate each new global model on their own shard.
         min_share: share of the cohort that must answer well for a round to count.
-        timeout: seconds to wait for a cohort.
+        timeout: seconds that a client may take, from when it is given to a worker.
     """
 
     algorithm: Algorithm = "fedavg"
@@ -93,6 +94,7 @@ class Training(_Table):
     momentum: float = Field(0.0, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
     mode: Mode = "train"
+    precision: Precision = "float32"
     strategy: Part | None = None
     evaluate_every: int = Field(1, ge=1)
     client_evaluation: bool = False
@@ -111,6 +113,7 @@ class Training(_Table):
             momentum=self.momentum,
             weight_decay=self.weight_decay,
             mode=self.mode,
+            precision=self.precision,
         )
 
 

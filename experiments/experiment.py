@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +25,7 @@ from experiments.config import Config
 from fedsim import models
 from fedsim.data import DataSet, Images, load, partition
 from fedsim.engines import ENGINES
+from fedsim.engines.local import can_fork
 from fedsim.errors import FedsimError, invalid
 from fedsim.protocol import Grant, Knowledge, TrainingPlan
 from server import SELECTORS, STRATEGIES, Selective
@@ -141,9 +143,10 @@ class Experiment:
     def grid(self) -> Grid:
         """The engine, over all clients."""
         table = self.config.engine
-        return ENGINES.create(
-            table.name, self.client_app, self.config.data.clients, workers=table.workers, **table.parameters
-        )
+        given = dict(table.parameters)
+        if table.name == "local":  # several threads would wait for each other where Python is most of the work
+            given.setdefault("processes", table.workers > 1 and self.device.type == "cpu" and can_fork())
+        return ENGINES.create(table.name, self.client_app, self.config.data.clients, workers=table.workers, **given)
 
     def strategy(self) -> Selective:
         """The aggregation strategy, narrowed to the clients that the selector chooses."""
@@ -226,6 +229,12 @@ class Experiment:
         ENGINES.factory(table.engine.name)
         self._mods()
         self.strategy()
+        if table.training.precision == "bf16" and not has_bf16(self.device):
+            warnings.warn(
+                f'training.precision = "bf16": the {self.device.type} here has no instructions for it and emulates '
+                'them: the results are the same, but slower than with "float32".',
+                stacklevel=2,
+            )
         sizes = [len(shard) for shard in self.shards]
         smallest = min(range(len(sizes)), key=sizes.__getitem__)
         self.batches(smallest, 1)
@@ -247,3 +256,10 @@ class Experiment:
                 f"model {self.config.model.name!r} gives {list(logits.shape)} for 2 images of {self.data.classes} "
                 f"classes. It must give [2, {self.data.classes}]."
             )
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device computes in bfloat16, rather than emulates it."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

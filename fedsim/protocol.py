@@ -17,6 +17,7 @@ Arrays = Mapping[str, Tensor]
 
 Algorithm = Literal["fedavg", "fedsgd"]
 Mode = Literal["train", "eval"]
+Precision = Literal["float32", "bf16"]
 Kind = Literal["model", "gradient"]
 Grant = Literal["labels", "batch_order"]
 
@@ -40,6 +41,8 @@ class TrainingPlan:
         weight_decay: L2 coefficient, added to the gradient as PyTorch's SGD does.
         mode: mode of the model during local training; ``eval`` freezes batch-norm statistics.
         loss: ``cross_entropy``, the mean over the batch.
+        precision: ``bf16`` computes the network, forwards and backwards, in bfloat16 where PyTorch's autocast
+            deems it safe; weights, gradients and the loss stay in float32.
     """
 
     algorithm: Algorithm = "fedavg"
@@ -52,6 +55,7 @@ class TrainingPlan:
     weight_decay: float = 0.0
     mode: Mode = "train"
     loss: Literal["cross_entropy"] = "cross_entropy"
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         if self.algorithm not in get_args(Algorithm):
@@ -95,7 +99,7 @@ class TrainingPlan:
                 "The message carries no training plan. Send TrainingPlan(...).to_config() as train_config."
             )
         names = {f.name for f in fields(cls)}
-        absent: dict[str, Any] = {"batch_size": None, "local_steps": None}
+        absent: dict[str, Any] = {"batch_size": None, "local_steps": None, "precision": "float32"}
         return cls(**(absent | {key: value for key, value in config.items() if key in names}))
 
 

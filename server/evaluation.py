@@ -24,7 +24,7 @@ def central_evaluation(
     """
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord:  # noqa: ARG001
-        training.load(model, from_record(arrays))
+        training.load(model.state_dict(), from_record(arrays))
         found = training.evaluate(model, data, normalisation)
         return MetricRecord({"test-loss": found["loss"], "test-accuracy": found["accuracy"]})
 

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Message, MessageType, RecordDict
+from flwr.app import Array, ArrayRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
+from fedsim.arrays import values
 from fedsim.protocol import TrainingPlan
-from server.wrapping import client_of
+from server.wrapping import client_of, records
 
 
 class Inspector:
@@ -66,7 +67,7 @@ class Inspector:
 
 def metric(reply: Message, key: str) -> float | None:
     """A number among the reply's metrics, or ``None``."""
-    for record in reply.content.metric_records.values():
+    for record in records(reply, MetricRecord):
         if key in record:
             return float(cast("float", record[key]))
     return None
@@ -76,21 +77,21 @@ def _fault(reply: Message, arrays: ArrayRecord) -> str | None:
     """Why a reply cannot be aggregated, or ``None``."""
     if reply.has_error():
         return reply.error.reason or f"error {reply.error.code}"
-    records = list(reply.content.array_records.values())
-    if len(records) != 1:
-        return f"sent {len(records)} array records instead of 1"
-    if set(records[0]) != set(arrays):
-        return f"sent other arrays than it got: {sorted(set(records[0]) ^ set(arrays))}"
+    sent = records(reply, ArrayRecord)
+    if len(sent) != 1:
+        return f"sent {len(sent)} array records instead of 1"
+    if set(sent[0]) != set(arrays):
+        return f"sent other arrays than it got: {sorted(set(sent[0]) ^ set(arrays))}"
     examples = metric(reply, "num-examples")
     if examples is not None and not 0 < examples < float("inf"):
         return f"claims {examples:g} examples"
-    return next((fault for name, array in records[0].items() if (fault := _array_fault(name, array, arrays))), None)
+    return next((fault for name, array in sent[0].items() if (fault := _array_fault(name, array, arrays))), None)
 
 
 def _array_fault(name: str, array: Array, arrays: ArrayRecord) -> str | None:
     if tuple(array.shape) != tuple(arrays[name].shape):
         return f"{name} has shape {list(array.shape)} instead of {list(arrays[name].shape)}"
-    values = array.numpy()
-    if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
+    found = values(array)
+    if np.issubdtype(found.dtype, np.floating) and not np.isfinite(found).all():
         return f"{name} holds NaN or infinite values"
     return None

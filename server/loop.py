@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from fedsim.arrays import Array, wire_size
 from fedsim.errors import FedsimError
 from server.inspection import Inspector, metric
-from server.wrapping import client_at, client_of, in_order
+from server.wrapping import client_at, client_of, in_order, records
 
 
 @dataclass(frozen=True)
@@ -126,12 +127,13 @@ def federate(
 
 def _like(aggregated: ArrayRecord, before: ArrayRecord) -> ArrayRecord:
     """The aggregate in the model's own types: a mean of integer counters comes back as floats."""
-    wrong = [name for name, array in aggregated.items() if array.dtype != before[name].dtype]
-    for name in wrong:
-        values = aggregated[name].numpy()
-        integral = np.issubdtype(np.dtype(before[name].dtype), np.integer)
-        aggregated[name] = Array(np.asarray(values.round() if integral else values, dtype=before[name].dtype))
-    return aggregated
+    record = ArrayRecord()
+    for name, array in aggregated.items():
+        found, dtype = array.numpy(), np.dtype(before[name].dtype)
+        if found.dtype != dtype and np.issubdtype(dtype, np.integer):
+            found = found.round()
+        record[name] = Array(np.asarray(found, dtype=dtype))
+    return record
 
 
 def _on_clients(
@@ -162,4 +164,4 @@ def _copy(config: ConfigRecord) -> ConfigRecord:
 def _bytes(message: Message) -> int:
     if not message.has_content():
         return 0
-    return sum(len(array.data) for record in message.content.array_records.values() for array in record.values())
+    return sum(wire_size(array) for record in records(message, ArrayRecord) for array in record.values())

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeVar, cast
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
+
+R = TypeVar("R", ArrayRecord, ConfigRecord, MetricRecord)
 
 
 class Wrapped(Strategy):
@@ -56,10 +59,15 @@ def client_at(strategy: Strategy, node: int) -> int:
 def client_of(reply: Message) -> int:
     """The number of the client that replied: its partition, or Flower's node id where it names none."""
     if reply.has_content():
-        record = reply.content.config_records.get("client")
-        if record is not None and "partition-id" in record:
-            return int(record["partition-id"])  # type: ignore[arg-type]
+        record = reply.content.get("client")
+        if isinstance(record, ConfigRecord) and "partition-id" in record:
+            return int(cast("int", record["partition-id"]))
     return reply.metadata.src_node_id
+
+
+def records(message: Message, kind: type[R]) -> list[R]:
+    """The records of a kind in a message; Flower's own views of them copy and check them each time."""
+    return [record for record in message.content.values() if isinstance(record, kind)]
 
 
 def in_order(replies: Iterable[Message]) -> list[Message]:

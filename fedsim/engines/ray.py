@@ -10,14 +10,12 @@ from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedsim.engines import ENGINES
-from fedsim.engines.ray_actor import ClientActor, lighten
+from fedsim.engines.ray_actor import ClientActor
 from fedsim.engines.ray_cluster import check_room, connect, environment_variables, import_ray
 from fedsim.engines.ray_crew import Actor, Crew
-from fedsim.engines.simulated import Answer, AppFactory, SimulatedGrid, failure
+from fedsim.engines.simulated import ATTEMPTS, Answer, AppFactory, SimulatedGrid, failure, lighten
+from fedsim.engines.turns import Turn
 from fedsim.errors import FedsimError
-
-ATTEMPTS = 3
-"""How often a message is delivered when each time the actor is lost with it: its client may be the cause."""
 
 
 @ENGINES.register("ray")
@@ -92,12 +90,12 @@ class RayGrid(SimulatedGrid):
             self._ray.shutdown()
             self._owns_ray = False
 
-    def _deliver(self, message: Message, state: RecordDict | None) -> Answer:
+    def _deliver(self, turn: Turn[Answer]) -> Answer:
         for _ in range(ATTEMPTS):
-            answer = self._ask(message, state)
+            answer = self._ask(turn.message, turn.state)
             if answer is not None:
                 return answer
-        return failure(message, f"the worker process died with this client in it, in each of {ATTEMPTS} attempts")
+        return failure(turn.message, f"the worker process died with this client in it, in each of {ATTEMPTS} attempts")
 
     def _ask(self, message: Message, state: RecordDict | None) -> Answer | None:
         """The client's answer; ``None`` if the actor was lost with it."""
@@ -130,7 +128,8 @@ class RayGrid(SimulatedGrid):
             else:
                 crew.give_back(actor)
 
-    def _give_up(self, message_id: str) -> None:
+    def _give_up(self, turn: Turn[Answer]) -> None:
+        message_id = turn.message.metadata.message_id
         with self._lock:
             self._unwanted.add(message_id)
             actor = self._working.get(message_id)

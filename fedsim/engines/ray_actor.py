@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedsim.engines.simulated import Answer, AppFactory, deliver, identify
+from fedsim.engines.simulated import Answer, AppFactory, complete, deliver, identify
 from fedsim.errors import FedsimError
 
 
@@ -55,8 +54,7 @@ class ClientActor:
         if self._app is None:
             raise FedsimError("The actor was given a message before it was started.")
         arrays = {key: self._fetch(key, reference) for key, reference in stored.items()}
-        message.content = RecordDict({key: arrays[key] if key in arrays else message.content[key] for key in keys})
-        return deliver(self._app, message, self._clients, state)
+        return deliver(self._app, complete(message, keys, arrays), self._clients, state)
 
     def _fetch(self, key: str, reference: Any) -> ArrayRecord:
         """The record behind a reference; the last one of each key is kept, as a round's messages share it."""
@@ -66,12 +64,3 @@ class ClientActor:
         if last is None or last[0] != name:
             last = self._fetched[key] = (name, ray.get(reference))
         return last[1]
-
-
-def lighten(message: Message) -> tuple[Message, list[str], dict[str, ArrayRecord]]:
-    """A copy of the message without its arrays, the keys of the whole content, and the arrays by key."""
-    content = message.content
-    arrays = {key: record for key, record in content.items() if isinstance(record, ArrayRecord)}
-    light = copy.copy(message)
-    light.content = RecordDict({key: record for key, record in content.items() if key not in arrays})
-    return light, list(content), arrays

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import wait
 from dataclasses import dataclass
 
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from fedsim.engines.turns import Turn, Turns
 from fedsim.errors import FedsimError, invalid
 
 RUN_ID = 1
+
+ATTEMPTS = 3
+"""How often a message is delivered when each time the worker process is lost with it: its client may be the cause."""
 
 AppFactory = Callable[[], ClientApp]
 """Makes the client side, in whatever process its clients are to run."""
@@ -38,7 +44,8 @@ class SimulatedGrid(Grid):
     Node ids are the clients' numbers, 0 to ``clients - 1``. A client's state is what it left behind with its
     last answer that was received: a client that raises, is too late or is lost leaves nothing. Only states
     that hold something are kept, so that idle clients cost nothing. Replies come back in the order of the
-    messages, whoever finished first.
+    messages, whoever finished first. A client's time runs from when a worker takes its message, so that who
+    is too late does not depend on how many clients there are to a worker, nor on who hangs before it.
 
     Args:
         clients: number of simulated clients.
@@ -54,19 +61,14 @@ class SimulatedGrid(Grid):
         self._clients = clients
         self._states: dict[int, RecordDict] = {}
         self._ids = itertools.count(1)
-        self._answers: dict[str, Future[Answer]] = {}
+        self._turns: dict[str, Turn[Answer]] = {}
         self._run = Run.create_empty(run_id=RUN_ID)
         identify()
-        self._pool = ThreadPoolExecutor(workers, "client", initializer=initialise)
+        self._workers: Turns[Answer] = Turns(workers, self._deliver, initialise)
 
     @abstractmethod
-    def _deliver(self, message: Message, state: RecordDict | None) -> Answer:
-        """Have the client that the message is for answer it; called in a worker's thread.
-
-        Args:
-            message: what the client is sent.
-            state: what it left behind before, not to be written to.
-        """
+    def _deliver(self, turn: Turn[Answer]) -> Answer:
+        """Have the client that the message is for answer it, whose state is not to be written to; in a thread."""
 
     def set_run(self, run: Run) -> None:
         self._run = run
@@ -89,29 +91,40 @@ class SimulatedGrid(Grid):
             message_id = str(next(self._ids))
             message.metadata.__dict__["_message_id"] = message_id  # as Flower's own grids set it
             state = self._states.get(message.metadata.dst_node_id)
-            self._answers[message_id] = self._pool.submit(self._deliver, message, state)
+            self._turns[message_id] = self._workers.queue(message, state)
             ids.append(message_id)
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        ready = [i for i in message_ids if i in self._answers and self._answers[i].done()]
-        return [self._receive(self._answers.pop(i).result()) for i in ready]
+        ready = [i for i in message_ids if i in self._turns and self._turns[i].answer.done()]
+        return [self._receive(self._turns.pop(i).answer.result()) for i in ready]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         ids = list(self.push_messages(messages))
-        wait([self._answers[i] for i in ids], timeout=timeout)
-        replies = self.pull_messages(ids)
-        for late in (i for i in ids if i in self._answers):
-            if not self._answers.pop(late).cancel():
-                self._give_up(late)
-        return replies
+        self._wait([self._turns[i] for i in ids], timeout)
+        return self.pull_messages(ids)
+
+    def _wait(self, turns: list[Turn[Answer]], timeout: float | None) -> None:
+        """Until each client has answered, or has had its time."""
+        waiting = turns
+        while waiting:
+            now = time.monotonic()
+            if timeout is not None:
+                for late in [turn for turn in waiting if turn.age(now) >= timeout and not turn.answer.done()]:
+                    self._give_up(late)
+                    del self._turns[late.message.metadata.message_id]
+                    waiting = [turn for turn in waiting if turn is not late]
+            patience = None if timeout is None else timeout - max((turn.age(now) for turn in waiting), default=0.0)
+            _, missing = wait([turn.answer for turn in waiting], timeout=patience)
+            waiting = [turn for turn in waiting if turn.answer in missing]
 
     def close(self) -> None:
-        """Let the workers finish what they do and end them."""
-        self._pool.shutdown(cancel_futures=True)
+        """Let the workers finish what they do and end them; who hangs is left behind."""
+        self._workers.close()
 
-    def _give_up(self, message_id: str) -> None:
-        """Nobody waits any more for the reply to this message, which a worker has already."""
+    def _give_up(self, turn: Turn[Answer]) -> None:
+        """Nobody waits any more for the answer, which a worker is busy with."""
+        self._workers.replace(turn)
 
     def _receive(self, answer: Answer) -> Message:
         if answer.state:
@@ -135,6 +148,21 @@ def deliver(app: ClientApp, message: Message, clients: int, state: RecordDict | 
         return failure(message, str(error))
     except Exception as error:  # noqa: BLE001
         return failure(message, f"{type(error).__name__}: {error}")
+
+
+def lighten(message: Message) -> tuple[Message, list[str], dict[str, ArrayRecord]]:
+    """A copy of the message without its arrays, the keys of the whole content, and the arrays by key."""
+    content = message.content
+    arrays = {key: record for key, record in content.items() if isinstance(record, ArrayRecord)}
+    light = copy.copy(message)
+    light.content = RecordDict({key: record for key, record in content.items() if key not in arrays})
+    return light, list(content), arrays
+
+
+def complete(light: Message, keys: list[str], arrays: Mapping[str, ArrayRecord]) -> Message:
+    """The message that was lightened, with its arrays."""
+    light.content = RecordDict({key: arrays[key] if key in arrays else light.content[key] for key in keys})
+    return light
 
 
 def failure(message: Message, reason: str) -> Answer:

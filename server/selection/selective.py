@@ -14,7 +14,7 @@ from fedsim import seeding
 from fedsim.errors import FedsimError, invalid
 from fedsim.protocol import Profile
 from server.selection.selector import RoundOutcome, Selector, State, draw
-from server.wrapping import Wrapped, client_of, in_order, innermost
+from server.wrapping import Wrapped, client_of, in_order, innermost, records
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def _losses(replies: Iterable[Message]) -> dict[int, float]:
         client_of(reply): float(cast("float", metrics["train-loss"]))
         for reply in replies
         if reply.has_content()
-        for metrics in reply.content.metric_records.values()
+        for metrics in records(reply, MetricRecord)
         if "train-loss" in metrics
     }
 

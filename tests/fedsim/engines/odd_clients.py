@@ -44,6 +44,8 @@ def behave(order: ConfigRecord, context: Context) -> None:
             raise FedsimError("batch_size = 9: too large. Use less.")
         case "sleep":
             time.sleep(60)
+        case "nap":
+            time.sleep(0.2)
         case "crash":
             os.kill(os.getpid(), signal.SIGKILL)
         case "crash once":
