@@ -22,7 +22,7 @@ from flwr.serverapp import Grid
 from experiments.experiment import Experiment
 from fedsim.arrays import from_record, to_record
 from fedsim.engines import LocalGrid, RayGrid
-from fedsim.engines.ray_actor import lighten
+from fedsim.engines.simulated import lighten
 from fedsim.errors import FedsimError
 from server import Round, federate
 
