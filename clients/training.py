@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import cast
 
 import torch
@@ -10,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.sgd import sgd
 
+from clients.gradients import gradients
 from fedsim.data import Images, normalised
-from fedsim.protocol import Arrays, Precision, TrainingPlan
+from fedsim.protocol import Arrays, TrainingPlan
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 """Per-channel mean and standard deviation, of images in [0, 1]."""
@@ -57,10 +59,10 @@ def local_steps(
     total, seen = torch.zeros((), device=device), 0
     for chosen in schedule:
         inputs, labels = _batch(data, normalisation, chosen, device)
-        loss = _loss(model, inputs, labels, plan.precision)
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-        momenta = _step(parameters, gradients, momenta, plan, learning_rate, anchor, proximal)
-        total += loss.detach() * len(chosen)
+        with _precision(plan, device):
+            found, loss = gradients(model, inputs, labels, examples=len(data))
+        momenta = _step(parameters, found, momenta, plan, learning_rate, anchor, proximal)
+        total += loss * len(chosen)
         seen += len(chosen)
     return float(total) / seen
 
@@ -76,13 +78,12 @@ def gradient(
     device = next(model.parameters()).device
     model.train(plan.mode == "train")
     inputs, labels = _batch(data, normalisation, chosen, device)
-    named = dict(model.named_parameters())
-    loss = _loss(model, inputs, labels, plan.precision)
-    found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+    with _precision(plan, device):
+        found, loss = gradients(model, inputs, labels, examples=len(data))
     return {
         name: (torch.zeros_like(w) if g is None else g) + (plan.weight_decay * w.detach() if plan.weight_decay else 0)
-        for (name, w), g in zip(named.items(), found, strict=True)
-    }, float(loss.detach())
+        for (name, w), g in zip(model.named_parameters(), found, strict=True)
+    }, float(loss)
 
 
 @torch.no_grad()
@@ -101,19 +102,15 @@ def evaluate(
     return {"loss": loss / len(data), "accuracy": right / len(data)}
 
 
-def _loss(model: nn.Module, inputs: Tensor, labels: Tensor, precision: Precision) -> Tensor:
-    """Mean cross-entropy, in single precision; with ``bf16`` what comes before it is computed in half of that."""
-    if precision == "float32":
-        return functional.cross_entropy(model(inputs), labels)
-    with torch.autocast(inputs.device.type, torch.bfloat16):
-        logits = model(inputs)
-    return functional.cross_entropy(logits.float(), labels)
+def _precision(plan: TrainingPlan, device: torch.device) -> AbstractContextManager[object]:
+    """In force while a network is computed; weights, their gradients and the loss are in float32 in any case."""
+    return torch.autocast(device.type, torch.bfloat16) if plan.precision == "bf16" else nullcontext()
 
 
 @torch.no_grad()
 def _step(
     parameters: Sequence[Tensor],
-    gradients: Sequence[Tensor | None],
+    computed: Sequence[Tensor | None],
     momenta: Sequence[Tensor | None],
     plan: TrainingPlan,
     learning_rate: float,
@@ -121,8 +118,8 @@ def _step(
     proximal: float,
 ) -> list[Tensor | None]:
     """One SGD step in place, as ``torch.optim.SGD`` takes it, without what that does around it; the new momenta."""
-    used = [i for i, found in enumerate(gradients) if found is not None]
-    found = [cast("Tensor", gradients[i]) for i in used]
+    used = [i for i, found in enumerate(computed) if found is not None]
+    found = [cast("Tensor", computed[i]) for i in used]
     if proximal:  # the gradient of the proximal term, without building its graph
         found = [g + proximal * (parameters[i] - anchor[i]) for i, g in zip(used, found, strict=True)]
     kept = [momenta[i] for i in used]
