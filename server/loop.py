@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -95,34 +95,47 @@ def federate(
         yield Round(0, arrays, evaluation=_central(evaluate_fn, 0, arrays))
     for number in range(first_round, rounds + 1):
         started = time.monotonic()
-        messages = list(strategy.configure_train(number, arrays, _copy(train_config), grid))
-        replies = in_order(grid.send_and_receive(messages, timeout=timeout)) if messages else []
-        good, refused = inspector.sort(messages, replies, arrays)
-        failures = {client_at(strategy, node): reason for node, reason in refused.items()}
-        if messages and (not good or len(good) < min_share * len(messages)):
-            reasons = "; ".join(f"client {client}: {reason}" for client, reason in sorted(failures.items())[:5])
-            raise FedsimError(
-                f"Round {number}: {len(good)} of {len(messages)} clients answered well, fewer than "
-                f"min_share = {min_share}. {reasons}. Mend the clients or lower training.min_share."
-            )
-        aggregated, metrics = strategy.aggregate_train(number, good)
-        if aggregated is not None:
-            arrays = _like(aggregated, arrays)
-        client_evaluation = _on_clients(strategy, grid, number, arrays, evaluate_config, timeout)
+        done = _train(strategy, grid, number, arrays, _copy(train_config), inspector, timeout, min_share)
+        arrays = done.arrays
+        evaluated = _on_clients(strategy, grid, number, arrays, evaluate_config, timeout)
         due = number % evaluate_every == 0 or number == rounds
-        yield Round(
-            number=number,
-            arrays=arrays,
-            clients=tuple(sorted([client_of(reply) for reply in good] + list(failures))),
-            losses={client_of(reply): loss for reply in good if (loss := metric(reply, "train-loss")) is not None},
-            failures=failures,
-            metrics=_scalars(metrics),
-            evaluation=_central(evaluate_fn, number, arrays) if due else {},
-            client_evaluation=client_evaluation,
-            seconds=time.monotonic() - started,
-            bytes_sent=sum(_bytes(message) for message in messages),
-            bytes_received=sum(_bytes(reply) for reply in replies),
+        central = _central(evaluate_fn, number, arrays) if due else {}
+        seconds = time.monotonic() - started
+        yield replace(done, evaluation=central, client_evaluation=evaluated, seconds=seconds)
+
+
+def _train(
+    strategy: Strategy,
+    grid: Grid,
+    number: int,
+    arrays: ArrayRecord,
+    config: ConfigRecord,
+    inspector: Inspector,
+    timeout: float,
+    min_share: float,
+) -> Round:
+    """A round's training. The replies, a model each, end with this call and are not there in the next round."""
+    messages = list(strategy.configure_train(number, arrays, config, grid))
+    replies = in_order(grid.send_and_receive(messages, timeout=timeout)) if messages else []
+    good, refused = inspector.sort(messages, replies, arrays)
+    failures = {client_at(strategy, node): reason for node, reason in refused.items()}
+    if messages and (not good or len(good) < min_share * len(messages)):
+        reasons = "; ".join(f"client {client}: {reason}" for client, reason in sorted(failures.items())[:5])
+        raise FedsimError(
+            f"Round {number}: {len(good)} of {len(messages)} clients answered well, fewer than "
+            f"min_share = {min_share}. {reasons}. Mend the clients or lower training.min_share."
         )
+    aggregated, metrics = strategy.aggregate_train(number, good)
+    return Round(
+        number=number,
+        arrays=arrays if aggregated is None else _like(aggregated, arrays),
+        clients=tuple(sorted([client_of(reply) for reply in good] + list(failures))),
+        losses={client_of(reply): loss for reply in good if (loss := metric(reply, "train-loss")) is not None},
+        failures=failures,
+        metrics=_scalars(metrics),
+        bytes_sent=sum(_bytes(message) for message in messages),
+        bytes_received=sum(_bytes(reply) for reply in replies),
+    )
 
 
 def _like(aggregated: ArrayRecord, before: ArrayRecord) -> ArrayRecord:

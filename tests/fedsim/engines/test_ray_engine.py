@@ -168,7 +168,7 @@ def test_arrays_go_into_the_object_store_once_a_round(two_actors: Grid, monkeypa
     done = rounds(one, two_actors)
     assert all(0 <= round.client_evaluation["eval-accuracy"] <= 1 for round in done[1:])
     assert len(sizes) == 1 + len(done[1:])
-    arrays = sum(len(array.data) for array in done[-1].arrays.values())
+    arrays = sum(array.numpy().nbytes for array in done[-1].arrays.values())
     assert all(size >= arrays for size in sizes)
 
 
