@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Two compute threads on a busy core are many times slower than one; the engines bring their own workers.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: federation demo test test-slow lint bench clean install install-dev reproduce-dlg reproduce-inverting-gradients
+.PHONY: federation demo test test-slow lint bench bench-precision clean install install-dev reproduce-dlg reproduce-inverting-gradients
 
 demo: install
 	$(BIN)/fedsim run experiments/configs/quickstart.toml $(if $(OUT),--out $(OUT))
@@ -24,6 +24,9 @@ lint: install-dev
 
 bench: install
 	$(BIN)/python -m experiments.benchmarks.local_engine
+
+bench-precision: install
+	$(BIN)/python -m experiments.benchmarks.precision
 
 federation: install
 	$(BIN)/python -m experiments.flower.federation --set data.clients=4
