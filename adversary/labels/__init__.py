@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from adversary.labels.analytic import analytic
 from adversary.labels.bias_corrected import bias_corrected
+from adversary.labels.class_features import class_features
 from adversary.labels.counts import counts
 from adversary.labels.counts_bias import counts_bias
 from adversary.labels.dimitrov import dimitrov
@@ -19,10 +20,13 @@ from adversary.labels.evidence import Evidence, LabelRule
 from adversary.labels.ggl import ggl
 from adversary.labels.given import given
 from adversary.labels.idlg import idlg
+from adversary.labels.ilrg import ilrg
 from adversary.labels.inner_products import inner_products
 from adversary.labels.llg import llg
 from adversary.labels.llg_star import llg_star
 from adversary.labels.optimised import optimised
+from adversary.labels.rlg import rlg
+from adversary.labels.rlu import rlu
 from adversary.labels.rounding import labels_from_counts, labels_from_presence, round_counts
 from adversary.labels.yin import yin
 
@@ -32,18 +36,22 @@ __all__ = [
     "LabelRule",
     "analytic",
     "bias_corrected",
+    "class_features",
     "counts",
     "counts_bias",
     "dimitrov",
     "ggl",
     "given",
     "idlg",
+    "ilrg",
     "inner_products",
     "labels_from_counts",
     "labels_from_presence",
     "llg",
     "llg_star",
     "optimised",
+    "rlg",
+    "rlu",
     "round_counts",
     "yin",
 ]
@@ -52,10 +60,14 @@ LABEL_RULES: dict[str, LabelRule] = {
     "counts": counts,
     "counts_bias": counts_bias,
     "dimitrov": dimitrov,
+    "class_features": class_features,
+    "ilrg": ilrg,
+    "rlu": rlu,
     "llg": llg,
     "llg_star": llg_star,
     "bias_corrected": bias_corrected,
     "analytic": analytic,
+    "rlg": rlg,
     "yin": yin,
     "ggl": ggl,
     "idlg": idlg,

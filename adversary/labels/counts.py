@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from adversary.labels.bias_corrected import bias_corrected
+from adversary.labels.certain import certain_counts
 from adversary.labels.evidence import Evidence
 from adversary.labels.noise import outputs_on_noise
 from adversary.labels.rounding import labels_from_counts, round_counts
@@ -23,17 +23,9 @@ def counts(evidence: Evidence) -> Tensor:
     """
     if not evidence.scaled:
         return bias_corrected(evidence)
-    n, bias = evidence.examples, evidence.bias_gradient()
-    least = torch.zeros(evidence.knowledge.classes, dtype=torch.int64)
-    if bias is not None:
-        # A margin for rounding errors of the gradient, far below one sample.
-        bound = -n * bias.detach().cpu() - 1e-4
-        # Over several steps samples of smaller batches weigh more, so that only whole samples are certain.
-        least = torch.nan_to_num(bound.ceil() if evidence.steps == 1 else bound.floor()).clamp(0, n).long()
-        if evidence.observation.kind == "gradient":  # a negative entry, however small, takes a sample of its class
-            least = torch.maximum(least, (bias < 0).long().cpu())
-        if int(least.sum()) == n:  # nothing is left to estimate
-            return labels_from_counts(least)
+    n, bias, least = evidence.examples, evidence.bias_gradient(), certain_counts(evidence)
+    if int(least.sum()) == n:  # nothing is left to estimate
+        return labels_from_counts(least)
     noise = outputs_on_noise(evidence)
     probability, feature_sum = noise.probability(), noise.feature_sum()
     deviation = evidence.weight_gradient().sum(dim=1).cpu() / feature_sum if bias is None else bias.detach().cpu()

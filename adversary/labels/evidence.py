@@ -114,6 +114,21 @@ class Evidence:
         bias = self.bias_gradient()
         return self.weight_gradient().sum(dim=1) if bias is None else bias
 
+    def last_weights(self, along: float = 0.0) -> tuple[Tensor, Tensor]:
+        """Weight [classes, features] and bias [classes] of the last layer, in float64 on the CPU; a bias of 0 if none.
+
+        Args:
+            along: where between the weights sent (0) and those received (1), for a model's update.
+        """
+        name = self._qualified("weight")
+        names = [name, *([self._qualified("bias")] if self._qualified("bias") in self.weights.parameters else [])]
+        found = [self.weights.parameters[name].detach().cpu().double() for name in names]
+        if along:
+            update = self.observation.update(names)
+            found = [sent - along * change.cpu().double() for sent, change in zip(found, update, strict=True)]
+        weight, *bias = found
+        return weight, bias[0] if bias else torch.zeros(len(weight), dtype=torch.float64)
+
     def _qualified(self, tensor: str) -> str:
         name, _ = self.last_layer()
         return f"{name}.{tensor}" if name else tensor

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from adversary.labels.evidence import Evidence
+from adversary.labels.path import path_positions
 from adversary.network import Weights, logits
 
 _DUMMY_IMAGES = 64
-_PATH_POINTS = 5
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ def outputs_on_noise(evidence: Evidence) -> NoiseOutputs:
 
 def weights_along_the_path(evidence: Evidence) -> list[Weights]:
     """Weights where the steps of the update began, as if they lay evenly on a line; a few stand for many steps."""
-    points = min(evidence.steps, _PATH_POINTS)
-    if points == 1:
+    positions = path_positions(evidence)
+    if positions == [0.0]:
         return [evidence.weights]
     update = evidence.observation.update(evidence.weights.names())
     return [
@@ -69,10 +69,5 @@ def weights_along_the_path(evidence: Evidence) -> list[Weights]:
             },
             evidence.weights.buffers,
         )
-        for along in _positions(points, evidence.steps)
+        for along in positions
     ]
-
-
-def _positions(points: int, steps: int) -> list[float]:
-    """Centres of equal groups of the steps' beginnings ``0, 1 / steps, ..., (steps - 1) / steps``."""
-    return [(point + 0.5) / points - 0.5 / steps for point in range(points)]
