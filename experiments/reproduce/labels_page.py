@@ -115,9 +115,8 @@ def _table(records: Sequence[Record], setting: Setting, rules: Sequence[str] | N
     cells = {value: [record for record in records if setting.value(record) == value] for value in values}
     rules = rules or list(dict.fromkeys(rule for record in records for rule in record["right"] if rule != "uniform"))
     rules = [*(rule for rule in rules if rule != "uniform"), "uniform"]
-    top = {
-        v: max(_scores(cells[v], rule, what).mean() for rule in rules if len(_scores(cells[v], rule))) for v in values
-    }
+    found = {(rule, value): _scores(cells[value], rule, what) for rule in rules for value in values}
+    top = {value: max(s.mean() for (_, v), s in found.items() if v == value and len(s)) for value in values}
     rows = []
     for rule in rules:
         row = []
@@ -181,7 +180,8 @@ def _figure(records: Sequence[Record], setting: Setting) -> Figure:
         axis.set_xticks(values, [str(value) for value in values])
         axis.set_ylim(0, 103)
         axis.grid(alpha=0.3)
-    figure.supxlabel(setting.axis)
+    for axis in axes[-1]:
+        axis.set_xlabel(setting.axis)
     figure.supylabel("labels right, %")
     figure.suptitle(f"Label recovery: {setting.title}")
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(SHOWN), fontsize=8)
