@@ -23,7 +23,7 @@ from adversary.labels import LABEL_RULES, Evidence
 from adversary.network import build
 from clients.batches import batches
 from clients.training import gradient, local_steps
-from experiments.reproduce.labels_page import write_page
+from experiments.reproduce.labels_page import READING, write_page
 from fedsim import models, seeding
 from fedsim.data import DataSet, Images, load, normalised
 from fedsim.protocol import Knowledge, Observation, TrainingPlan
@@ -40,6 +40,7 @@ SHARDS = ((32, 8), (128, 32))
 EPOCHS = (1, 2, 4, 8)
 LEARNING_RATE = 0.01
 CONCENTRATION = 0.5
+VICTIMS = 20
 NETWORKS = 2
 """Networks of each model, with weights and training of their own; victims take turns."""
 ONE_LABEL = ("idlg", "inner_products")
@@ -198,10 +199,11 @@ def main() -> None:
     """Run what is missing, then write tables and figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/results"), help="folder of the results")
-    parser.add_argument("--victims", type=int, default=20, help="victims a cell")
+    parser.add_argument("--victims", type=int, default=VICTIMS, help="victims a cell")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    write_page(run(options.out, options.victims), options.out)
+    records = run(options.out, options.victims)
+    write_page(records, options.out, READING if options.victims == VICTIMS else "")
 
 
 if __name__ == "__main__":
