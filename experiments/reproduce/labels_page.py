@@ -40,12 +40,12 @@ READING = """Read off the run with 20 victims a cell, whose random draws are fix
   the highest, for each model and training. On fresh networks `counts` is as good (98 to 100 %). After 1,000 steps
   `counts` falls to 68 % at 128 examples, `class_features` to 82 %: what a trained network says to noise tells little of
   what it says to images, and what it says to features read off the gradient tells more. Worst is
-  `cnn` after 1,000 steps, where `counts`, `counts_bias`, `dimitrov` and `llg_star` come down to guessing (50 to 53 %
+  `cnn` after 1,000 steps, where `counts`, `counts_bias`, `dimitrov` and `llg_star` come down to guessing (48 to 53 %
   from 32 examples on). `rlu`, with counts that are not negative, is in no cell worse than `ilrg`, which solves the
   same equations.
 - **Rules that know a class only once** (`yin`, `ggl`, and `rlg` from 8 examples on) are little better than
-  `uniform` from 8 examples on. `llg`, `bias_corrected` and `analytic` go from 100 % at one example to 69 to 77 % at 128:
-  classes with a share below their mean output have positive entries and are not seen.
+  `uniform` from 8 examples on. `llg`, `bias_corrected` and `analytic` go from 100 % at one example to 69 to 77 % at
+  128: classes with a share below their mean output have positive entries and are not seen.
 - **Many local steps**: with a few epochs `class_features` leads. It assumes features that stay as they are; with 8
   epochs on a network that has learned, `llg`, which has no model of the training, leads (77 to 81 % against
   68 to 80 %). On fresh `lenet`, whose weights up to 0.5 make steps large, every rule fails: from 79 to 82 % at one
