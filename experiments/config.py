@@ -176,6 +176,10 @@ class AttackTable(Part):
     lpips: bool = True
 
 
+class Defence(Part):
+    """``[[defences]]``: a defence of every client, its parameters beside the name; applied in the order written."""
+
+
 class Config(_Table):
     """The whole configuration."""
 
@@ -189,6 +193,7 @@ class Config(_Table):
     device: Device = Device()
     faults: Faults | None = None
     wiretap: Wiretap = Wiretap()
+    defences: list[Defence] = []
     attacks: list[AttackTable] = []
 
     @model_validator(mode="after")

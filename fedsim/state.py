@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -17,14 +17,15 @@ from torch import Tensor
 from fedsim.errors import FedsimError
 
 _PLAIN = (bool, int, float, str, type(None))
+_RECORDS = {"metrics": MetricRecord, "config": ConfigRecord, "records": RecordDict}
 
 
 def save(state: Any, path: Path) -> None:
     """Write ``path.json`` and ``path.safetensors``.
 
     Args:
-        state: numbers, strings, ``None``, tensors, NumPy arrays, Flower's ``ArrayRecord``, and lists,
-            tuples and mappings of these; keys may be numbers too.
+        state: numbers, strings, ``None``, tensors, NumPy arrays, Flower's records, and lists, tuples and
+            mappings of these; keys may be numbers too.
         path: without ending.
 
     Raises:
@@ -62,6 +63,9 @@ def _encode(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, ArrayRecord):
         inner = [[name, _encode(array.numpy(), f"{where}.{name}", tensors)] for name, array in value.items()]
         return ["arrays", inner]
+    for kind, record in _RECORDS.items():
+        if isinstance(value, record):
+            return [kind, [[key, _encode(item, f"{where}.{key}", tensors)] for key, item in value.items()]]
     if isinstance(value, Mapping):
         items = [[key, _encode(item, f"{where}.{key}", tensors)] for key, item in value.items()]
         if all(isinstance(key, str | int) for key, _ in items):
@@ -82,6 +86,8 @@ def _decode(value: Any, tensors: dict[str, Tensor]) -> Any:
         return tensors[content].numpy()
     if kind == "arrays":
         return ArrayRecord({name: Array(_decode(array, tensors)) for name, array in content})
+    if kind in _RECORDS:
+        return _RECORDS[kind]({key: _decode(item, tensors) for key, item in content})
     if kind == "mapping":
         return {key: _decode(item, tensors) for key, item in content}
     items = [_decode(item, tensors) for item in content]

@@ -62,7 +62,6 @@ class Site:
         seed: of the experiment.
         client: its number.
         round: from 1.
-        name: of the defence.
         position: of the defence in its chain, from 0.
         kind: whether the client returns a ``model`` or a ``gradient``.
         memory: what the defence keeps.
@@ -71,7 +70,6 @@ class Site:
     seed: int
     client: int
     round: int
-    name: str
     position: int
     kind: Kind
     memory: Memory
@@ -81,9 +79,7 @@ class Site:
 
         This is a simulation: who knows the seed of the experiment can take the noise off again.
         """
-        return seeding.generator(
-            self.seed, "client", self.client, "round", self.round, "defence", self.name, self.position
-        )
+        return seeding.generator(self.seed, "client", self.client, "round", self.round, "defence", self.position)
 
 
 class Defence(Protocol):

@@ -41,7 +41,8 @@ class Pruning:
         kept = site.memory.arrays() if self.error_feedback else {}
         whole = {name: u + kept[name].to(u) if name in kept else u for name, u in update.items()}
         sent = {name: v * largest(v, self.share) for name, v in whole.items()}
-        if self.error_feedback:
+        if self.error_feedback and all(bool(v.isfinite().all()) for v in whole.values()):
+            # A diverged update is refused by any server; what was kept back before must not go with it.
             site.memory.keep_arrays({name: whole[name] - sent[name] for name in whole})
         return sent
 
