@@ -17,7 +17,7 @@ from torch import Tensor
 from fedsim.errors import FedsimError
 
 _PLAIN = (bool, int, float, str, type(None))
-_RECORDS = {"metrics": MetricRecord, "config": ConfigRecord, "records": RecordDict}
+_MAPPINGS = {"metrics": MetricRecord, "config": ConfigRecord, "records": RecordDict, "mapping": dict}
 
 
 def save(state: Any, path: Path) -> None:
@@ -63,13 +63,10 @@ def _encode(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, ArrayRecord):
         inner = [[name, _encode(array.numpy(), f"{where}.{name}", tensors)] for name, array in value.items()]
         return ["arrays", inner]
-    for kind, record in _RECORDS.items():
-        if isinstance(value, record):
-            return [kind, [[key, _encode(item, f"{where}.{key}", tensors)] for key, item in value.items()]]
     if isinstance(value, Mapping):
         items = [[key, _encode(item, f"{where}.{key}", tensors)] for key, item in value.items()]
         if all(isinstance(key, str | int) for key, _ in items):
-            return ["mapping", items]
+            return [next((kind for kind, made in _MAPPINGS.items() if isinstance(value, made)), "mapping"), items]
     if isinstance(value, list | tuple):
         kind = "list" if isinstance(value, list) else "tuple"
         return [kind, [_encode(item, f"{where}.{number}", tensors) for number, item in enumerate(value)]]
@@ -86,10 +83,8 @@ def _decode(value: Any, tensors: dict[str, Tensor]) -> Any:
         return tensors[content].numpy()
     if kind == "arrays":
         return ArrayRecord({name: Array(_decode(array, tensors)) for name, array in content})
-    if kind in _RECORDS:
-        return _RECORDS[kind]({key: _decode(item, tensors) for key, item in content})
-    if kind == "mapping":
-        return {key: _decode(item, tensors) for key, item in content}
+    if kind in _MAPPINGS:
+        return _MAPPINGS[kind]({key: _decode(item, tensors) for key, item in content})
     items = [_decode(item, tensors) for item in content]
     return tuple(items) if kind == "tuple" else items
 
