@@ -43,6 +43,12 @@ def test_the_same_bytes_in_threads_in_processes_and_on_one_worker(tmp_path: Path
     assert final(tmp_path / "forgetful", defences=[{**CHAIN[0], "error_feedback": False}, *CHAIN[1:]]) != whole
 
 
+@pytest.mark.slow
+def test_the_same_bytes_in_rays_actors(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="NOT TESTED: the engine 'ray'. Run: pip install fedsim[ray]")
+    assert final(tmp_path / "ray", engine={"name": "ray", "workers": 2}) == final(tmp_path / "local")
+
+
 class Cut(Exception):  # noqa: N818
     """The power is gone."""
 
