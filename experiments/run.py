@@ -214,6 +214,7 @@ def _write_down(folder: RunFolder, done: Round, selective: Selective, experiment
                 "probability": chances.get(client),
                 "train_loss": done.losses.get(client),
                 "label_counts": list(shard.label_counts()),
+                "reported": dict(done.reported.get(client, {})),
                 "failure": done.failures.get(client),
             }
         )

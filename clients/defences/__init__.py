@@ -4,6 +4,7 @@ from clients.defences.defence import DEFENCES, Checking, Defence, Memory, Site, 
 
 from clients.defences import (  # isort: skip  (each registers itself)
     clipping,  # noqa: F401
+    dp_sgd,  # noqa: F401
     gaussian_noise,  # noqa: F401
     half_precision,  # noqa: F401
     int8,  # noqa: F401
