@@ -10,6 +10,7 @@ from clients.defences import (  # isort: skip  (each registers itself)
     int8,  # noqa: F401
     laplacian_noise,  # noqa: F401
     pruning,  # noqa: F401
+    soteria,  # noqa: F401
     sparsification,  # noqa: F401
     withholding,  # noqa: F401
 )
