@@ -164,7 +164,7 @@ class AttackTable(Part):
         label: what the report calls it; the name by default.
         rounds: numbers, or ``first``, ``middle``, ``last``, or ``"all"``, or ``"every 10"``.
         clients: numbers, or ``"all"``, or how many of the cohort (the first ones) as an integer.
-        grants: what the threat model grants beyond the protocol: ``labels``, ``batch_order``.
+        grants: what the threat model grants beyond the protocol: ``labels``, ``batch_order``, ``defences``.
         lpips: whether LPIPS is computed too, where its weights are there.
     """
 

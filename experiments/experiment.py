@@ -28,7 +28,7 @@ from fedsim.data import DataSet, Images, load, partition
 from fedsim.engines import ENGINES
 from fedsim.engines.local import can_fork
 from fedsim.errors import FedsimError, invalid
-from fedsim.protocol import Grant, Knowledge, TrainingPlan
+from fedsim.protocol import DeclaredDefence, Grant, Knowledge, TrainingPlan
 from server import SELECTORS, STRATEGIES, Selective
 
 
@@ -218,6 +218,13 @@ class Experiment:
             std=self.data.std,
             labels=self.truth(client, round)[1] if "labels" in granted else None,
             batch_order=tuple(self.batches(client, round)) if "batch_order" in granted else None,
+            defences=self._declared() if "defences" in granted else None,
+        )
+
+    def _declared(self) -> tuple[DeclaredDefence, ...]:
+        return tuple(
+            DeclaredDefence(table.name, DEFENCES.parameters(table.name) | table.parameters)
+            for table in self.config.defences
         )
 
     def check(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import ClassVar
 
 import torch
@@ -12,6 +11,7 @@ from torch import nn
 
 from clients.defences.defence import DEFENCES, Site, Update
 from fedsim.errors import invalid, nearest
+from fedsim.models import array_is_in
 from fedsim.protocol import TrainingPlan
 
 
@@ -48,13 +48,9 @@ class Withholding:
         names = list(names)
         found: set[str] = set()
         for layer in self.layers:
-            matching = {name for name in names if _is_in(name, layer)}
+            matching = {name for name in names if array_is_in(name, layer)}
             if not matching:
                 modules = {name.rpartition(".")[0] for name in names} - {""}
                 raise invalid("defence withholding: layers", layer, "is no layer", nearest(layer, [*modules, *names]))
             found |= matching
         return found
-
-
-def _is_in(array: str, layer: str) -> bool:
-    return array.startswith(f"{layer}.") or fnmatchcase(array, layer)
