@@ -59,7 +59,8 @@ def view(observation: Observation, network: nn.Module, defences: Sequence[Declar
     - withholding: the layers named tell nothing.
     - soteria: of one example the layer's columns of zero tell nothing; of several, nothing in its weight is
       consistent.
-    - clipping: an update as long as the norm has lost its scale; a shorter one was not touched.
+    - clipping: an update as long as the norm has lost its scale. A shorter one was not touched; but where clipping is
+      not the last defence, its scale counts as lost.
     - dp_sgd: the scale is lost, and there is noise on each step.
     - quantisation and half precision: nothing.
     """
@@ -94,12 +95,12 @@ def _told(
 def _scale(update: Mapping[str, Tensor], defences: Sequence[DeclaredDefence]) -> tuple[float, bool]:
     length = math.sqrt(sum(float(u.double().square().sum()) for u in update.values()))
     factor, scaled = 1.0, True
-    for defence in defences:
-        given = defence.parameters
+    for position, defence in enumerate(defences):
+        given, last = defence.parameters, position == len(defences) - 1
         if defence.name == "sparsification" and given.get("unbiased", True):
             factor *= 1 - float(given["share"])
-        if defence.name == "clipping" and length >= float(given["norm"]) * (1 - _ROUNDING):
-            scaled = False
+        if defence.name == "clipping":  # what follows changes the length, and hides whether it was clipped
+            scaled = scaled and last and length < float(given["norm"]) * (1 - _ROUNDING)
         if defence.name == "dp_sgd":
             scaled = False
     return factor, scaled
