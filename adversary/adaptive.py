@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from adversary import labels as rules
+from adversary.adaptive_labels import label_rule
 from adversary.attack import ATTACKS, Needs, Progress, check
 from adversary.defended import View, view
 from adversary.inversion import Candidate, Inversion, Simulation, Simulator, total_variation
@@ -94,7 +95,7 @@ class Adaptive:
         views = [view(observation, network, defences) for observation in observations]
         if all(one.plain for one in views):
             return None
-        rule = _rule(self.blind.labels, views[0], network, knowledge)
+        rule = label_rule(self.blind.labels, views[0], network, knowledge.classes)
         return replace(
             self.blind,
             labels=rule,
@@ -170,33 +171,6 @@ class BoundKnowing:
 
 def _length(tensors: Sequence[Tensor]) -> Tensor:
     return torch.stack([t.square().sum() for t in tensors]).sum().clamp_min(1e-30).sqrt()
-
-
-def _rule(rule: rules.LabelRule, seen: View, network: nn.Module, knowledge: Knowledge) -> rules.LabelRule:
-    """How to recover the labels from what still tells."""
-    if rule in (rules.given, rules.optimised):
-        return rule
-    found = [n for n, m in network.named_modules() if isinstance(m, nn.Linear) and m.out_features == knowledge.classes]
-    if not found:
-        return rule
-    bias, weight = f"{found[-1]}.bias".removeprefix("."), f"{found[-1]}.weight".removeprefix(".")
-    if seen.silent(weight) and (seen.silent(bias) or bias not in seen.told):
-        return rules.optimised
-    if rule is rules.counts and not seen.scaled:
-        rule = rules.bias_corrected
-    if rule is rules.yin and seen.silent(weight):
-        rule = rules.bias_corrected
-    if not seen.silent(bias) and seen.factor == 1:
-        return rule
-    chosen = rule
-
-    def from_what_tells(evidence: rules.Evidence) -> Tensor:
-        gradient = {
-            name: g * seen.factor for name, g in evidence.gradient.items() if not seen.silent(bias) or name != bias
-        }
-        return chosen(replace(evidence, gradient=gradient))
-
-    return from_what_tells
 
 
 def _judged(

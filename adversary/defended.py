@@ -26,6 +26,7 @@ class View:
         told: by name of each trained tensor, bool and of its shape: the entries that tell of the examples.
         factor: by which the update is multiplied to have its scale again.
         scaled: whether its scale is known.
+        at_random: whether entries were left out at random, rather than small ones.
         noise: standard deviation of the noise on each entry of the update, in the update's units.
         share_of_noise: of the squared length of the entries that tell, in [0, 1].
     """
@@ -33,6 +34,7 @@ class View:
     told: Mapping[str, Tensor]
     factor: float
     scaled: bool
+    at_random: bool
     noise: float
     share_of_noise: float
 
@@ -72,7 +74,8 @@ def view(observation: Observation, network: nn.Module, defences: Sequence[Declar
     telling = sum(float(u[told[name]].double().square().sum()) for name, u in update.items())
     entries = sum(int(m.sum()) for m in told.values())
     share = min(1.0, entries * variance / telling) if telling else 0.0
-    return View(told, factor, scaled, math.sqrt(variance), share)
+    at_random = any(defence.name == "sparsification" for defence in defences)
+    return View(told, factor, scaled, at_random, math.sqrt(variance), share)
 
 
 def _told(

@@ -162,6 +162,24 @@ def test_labels_are_searched_for_where_the_layer_that_tells_them_is_withheld() -
             assert problem.labels.tolist() == victim.labels.tolist()
 
 
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_labels_survive_sparsification_in_the_rows_of_the_last_layer(share: float) -> None:
+    """Each label of ten victims, where who does not know of it takes the bias's gaps for zeros."""
+    attack = ATTACKS.create("adaptive", iterations=1)
+    right = {"blind": 0, "informed": 0}
+    for position in range(10):
+        victim = defended(
+            overhear_gradient(*clothes([position]), model="cnn", seed=position),
+            [("clipping", {"norm": 1e6}), ("sparsification", {"share": share})],
+        )
+        informed = attack.informed([victim.observation], victim.knowledge)  # type: ignore[attr-defined]
+        for name, one in (("blind", attack.blind), ("informed", informed)):  # type: ignore[attr-defined]
+            labels = one.problem([victim.observation], victim.knowledge, seed=0).labels
+            right[name] += labels.tolist() == victim.labels.tolist()
+    assert right["informed"] == 10
+    assert right["blind"] < 10
+
+
 def test_without_the_grant_and_for_other_attacks_it_is_refused() -> None:
     victim = of_one()
     with pytest.raises(FedsimError, match=r"needs to know the defences.*Grant 'defences'"):
