@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from flwr.app import RecordDict
-from overheard import Victim, clothes, overhear_gradient, overhear_model
+from overheard import Victim, clothes, overhear_gradient, overhear_model, psnr
 from torch.nn import functional
 
 from adversary import ATTACKS, adaptive
@@ -160,6 +160,42 @@ def test_labels_are_searched_for_where_the_layer_that_tells_them_is_withheld() -
         assert (problem.labels is None) == (layers == [last])
         if problem.labels is not None:
             assert problem.labels.tolist() == victim.labels.tolist()
+
+
+@pytest.mark.parametrize(
+    ("chain", "gain"),
+    [
+        ([("pruning", {"share": 0.95})], 5),
+        ([("gaussian_noise", {"standard_deviation": 0.01})], 2),
+        ([("soteria", {"share": 0.6})], 10),
+    ],
+    ids=["pruning", "gaussian_noise", "soteria"],
+)
+def test_who_knows_the_defence_sees_more_of_a_real_image(chain: Chain, gain: float) -> None:
+    """In decibels; and what is kept explains what was sent at least as well as the blind attack's find."""
+    victim = defended(of_one(), chain)
+    attack = ATTACKS.create("adaptive", iterations=250)
+    found = attack.reconstruct([victim.observation], victim.knowledge, seed=0)
+    blind = attack.blind.reconstruct([victim.observation], victim.knowledge, seed=0)  # type: ignore[attr-defined]
+    assert psnr(found.images, victim.images) > psnr(blind.images, victim.images) + gain
+    assert found.iterations == 500
+
+
+def test_what_the_blind_attack_found_is_kept_where_it_explains_more() -> None:
+    """With few steps for the one who knows and many for the one who does not."""
+    victim = defended(of_one(), [("withholding", {"layers": ["0"]})])
+    attack = ATTACKS.create("adaptive", iterations=200)
+    assert isinstance(attack, adaptive.Adaptive)
+    blind = attack.blind.reconstruct([victim.observation], victim.knowledge, seed=0)
+
+    class Hasty(adaptive.Adaptive):
+        def informed(self, observations: Any, knowledge: Any) -> Inversion | None:
+            informed = super().informed(observations, knowledge)
+            return informed and replace(informed, solver=replace(informed.solver, iterations=2))
+
+    found = Hasty(attack.blind).reconstruct([victim.observation], victim.knowledge, seed=0)
+    assert torch.equal(found.images, blind.images)
+    assert found.iterations == 202
 
 
 @pytest.mark.parametrize("share", [0.5, 0.9])
