@@ -6,10 +6,11 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from flwr.app import RecordDict
 from torch import Tensor
 
 from fedsim import state as states
@@ -25,11 +26,13 @@ class Checkpoint:
         round: its number.
         arrays: the global arrays after it.
         strategy: what ``server.state.snapshot`` took.
+        clients: what each client keeps between rounds, such as the remainder of a pruned update.
     """
 
     round: int
     arrays: Mapping[str, Tensor]
     strategy: list[Any]
+    clients: Mapping[int, RecordDict] = field(default_factory=dict)
 
 
 def write(folder: Path, checkpoint: Checkpoint) -> None:
@@ -38,7 +41,7 @@ def write(folder: Path, checkpoint: Checkpoint) -> None:
     unfinished = folder / "unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    content = {"round": checkpoint.round, "arrays": dict(checkpoint.arrays), "strategy": checkpoint.strategy}
+    content = {one.name: getattr(checkpoint, one.name) for one in fields(checkpoint)}
     states.save(content, unfinished / "state")
     for path in (*unfinished.iterdir(), unfinished):
         _to_disk(path)

@@ -164,7 +164,7 @@ class AttackTable(Part):
         label: what the report calls it; the name by default.
         rounds: numbers, or ``first``, ``middle``, ``last``, or ``"all"``, or ``"every 10"``.
         clients: numbers, or ``"all"``, or how many of the cohort (the first ones) as an integer.
-        grants: what the threat model grants beyond the protocol: ``labels``, ``batch_order``.
+        grants: what the threat model grants beyond the protocol: ``labels``, ``batch_order``, ``defences``.
         lpips: whether LPIPS is computed too, where its weights are there.
     """
 
@@ -174,6 +174,10 @@ class AttackTable(Part):
     clients: int | list[int] | Literal["all"] = "all"
     grants: list[Grant] = []
     lpips: bool = True
+
+
+class Defence(Part):
+    """``[[defences]]``: a defence of every client, its parameters beside the name; applied in the order written."""
 
 
 class Config(_Table):
@@ -189,6 +193,7 @@ class Config(_Table):
     device: Device = Device()
     faults: Faults | None = None
     wiretap: Wiretap = Wiretap()
+    defences: list[Defence] = []
     attacks: list[AttackTable] = []
 
     @model_validator(mode="after")

@@ -19,6 +19,7 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor, nn
 
 from clients import Environment, batches, client_app
+from clients.defences import DEFENCES, Checking, Defence, defence_mod
 from clients.faults import faults_mod
 from experiments import config as configuration
 from experiments.config import Config
@@ -27,7 +28,7 @@ from fedsim.data import DataSet, Images, Shards, load, partition
 from fedsim.engines import ENGINES
 from fedsim.engines.local import can_fork
 from fedsim.errors import FedsimError, invalid
-from fedsim.protocol import Grant, Knowledge, TrainingPlan
+from fedsim.protocol import DeclaredDefence, Grant, Knowledge, TrainingPlan
 from server import SELECTORS, STRATEGIES, Selective
 
 
@@ -137,8 +138,16 @@ class Experiment:
 
     def _mods(self) -> list[Mod]:
         """What stands between the network and a client's training, outermost first."""
-        faults = self.config.faults
-        return [] if faults is None else [faults_mod(faults, self.config.seed)]
+        faults, seed = self.config.faults, self.config.seed
+        mods = [] if faults is None else [faults_mod(faults, seed)]
+        if self.defences:
+            mods.append(defence_mod(self.defences, seed, buffers=models.buffer_names(self.model())))
+        return mods
+
+    @cached_property
+    def defences(self) -> list[Defence]:
+        """The chain of every client."""
+        return [DEFENCES.create(table.name, **table.parameters) for table in self.config.defences]
 
     def grid(self) -> Grid:
         """The engine, over all clients."""
@@ -209,6 +218,13 @@ class Experiment:
             std=self.data.std,
             labels=self.truth(client, round)[1] if "labels" in granted else None,
             batch_order=tuple(self.batches(client, round)) if "batch_order" in granted else None,
+            defences=self._declared() if "defences" in granted else None,
+        )
+
+    def _declared(self) -> tuple[DeclaredDefence, ...]:
+        return tuple(
+            DeclaredDefence(table.name, DEFENCES.parameters(table.name) | table.parameters)
+            for table in self.config.defences
         )
 
     def check(self) -> None:
@@ -238,6 +254,9 @@ class Experiment:
         self.batches(int(self.shards.sizes.argmin()), 1)
         if self.environment.device:
             self._try_model()
+        for defence in self.defences:
+            if isinstance(defence, Checking):
+                defence.check(self.model(), self.plan)
 
     def _try_model(self) -> None:
         network = self.model()

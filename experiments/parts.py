@@ -10,6 +10,7 @@ from fedsim.registry import Registry
 def registries() -> dict[str, Registry[Any]]:
     """The registries that ``fedsim list`` shows."""
     from adversary import ATTACKS
+    from clients.defences import DEFENCES
     from fedsim.data import DATA, PARTITIONS
     from fedsim.engines import ENGINES
     from fedsim.models import MODELS
@@ -22,5 +23,6 @@ def registries() -> dict[str, Registry[Any]]:
         "models": MODELS,
         "data": DATA,
         "partitions": PARTITIONS,
+        "defences": DEFENCES,
         "engines": ENGINES,
     }

@@ -26,7 +26,8 @@ from experiments.progress import Progress
 from experiments.report import write_report
 from experiments.run_folder import RunFolder, write_atomically
 from fedsim.arrays import from_record, to_record
-from fedsim.engines import Closing
+from fedsim.engines import Closing, Remembering
+from fedsim.errors import FedsimError
 from fedsim.protocol import Observation
 from fedsim.transcript import Transcript
 from server import HonestButCurious, Round, Selective, federate
@@ -120,6 +121,7 @@ def _train(
     arrays = to_record(last.arrays if last else initial)
     if last:
         restore(strategy, last.strategy)
+        _remind(grid, experiment, last)
     evaluate = central_evaluation(
         experiment.model().to(experiment.device),
         experiment.data.test,
@@ -145,8 +147,27 @@ def _train(
             progress.round(done)
             arrays = done.arrays
             if done.number:
-                checkpoint.write(folder.checkpoint, Checkpoint(done.number, from_record(arrays), snapshot(strategy)))
+                clients = grid.states() if isinstance(grid, Remembering) else {}
+                state = Checkpoint(done.number, from_record(arrays), snapshot(strategy), clients)
+                checkpoint.write(folder.checkpoint, state)
     return _as_built(arrays, initial)
+
+
+def _remind(grid: Grid, experiment: Experiment, last: Checkpoint) -> None:
+    """Give the clients back what they kept when the checkpoint was written."""
+    if isinstance(grid, Remembering):
+        grid.restore(last.clients)
+        return
+    forgetful = [
+        table.name
+        for table, part in zip(experiment.config.defences, experiment.defences, strict=True)
+        if part.remembers
+    ]
+    if forgetful:
+        raise FedsimError(
+            f"--resume: the defence {forgetful[0]!r} keeps something on each client between rounds, which nodes of "
+            "Flower's own runtime lose with the run. Start anew with another --out, or use an engine of fedsim."
+        )
 
 
 def _recorder(
@@ -193,6 +214,7 @@ def _write_down(folder: RunFolder, done: Round, selective: Selective, experiment
                 "probability": chances.get(client),
                 "train_loss": done.losses.get(client),
                 "label_counts": list(shard.label_counts()),
+                "reported": dict(done.reported.get(client, {})),
                 "failure": done.failures.get(client),
             }
         )

@@ -19,7 +19,7 @@ Algorithm = Literal["fedavg", "fedsgd"]
 Mode = Literal["train", "eval"]
 Precision = Literal["float32", "bf16"]
 Kind = Literal["model", "gradient"]
-Grant = Literal["labels", "batch_order"]
+Grant = Literal["labels", "batch_order", "defences"]
 
 ROUND_KEY = "server-round"
 """Where Flower's strategies put the number of the round in the configuration they send."""
@@ -138,6 +138,19 @@ class Observation:
 
 
 @dataclass(frozen=True)
+class DeclaredDefence:
+    """A defence that clients are known to use.
+
+    Attributes:
+        name: as in the configuration.
+        parameters: all of them, defaults included.
+    """
+
+    name: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Knowledge:
     """What the threat model grants an adversary beyond its observations.
 
@@ -149,6 +162,7 @@ class Knowledge:
         std: per-channel standard deviation that clients divide by.
         labels: the victim's true labels, int64 [N], only where the threat model grants ``labels``.
         batch_order: positions in the shard of each local step's batch, only where ``batch_order`` is granted.
+        defences: the clients' chain of defences in its order, only where ``defences`` is granted.
     """
 
     model: Callable[[], nn.Module]
@@ -158,10 +172,15 @@ class Knowledge:
     std: tuple[float, ...] = (1.0,)
     labels: Tensor | None = None
     batch_order: tuple[Tensor, ...] | None = None
+    defences: tuple[DeclaredDefence, ...] | None = None
 
     def grants(self) -> frozenset[Grant]:
         """What is granted beyond the protocol's public parts."""
-        given: dict[Grant, object] = {"labels": self.labels, "batch_order": self.batch_order}
+        given: dict[Grant, object] = {
+            "labels": self.labels,
+            "batch_order": self.batch_order,
+            "defences": self.defences,
+        }
         return frozenset(name for name, value in given.items() if value is not None)
 
     def normalise(self, images: Tensor) -> Tensor:

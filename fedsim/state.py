@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -17,14 +17,15 @@ from torch import Tensor
 from fedsim.errors import FedsimError
 
 _PLAIN = (bool, int, float, str, type(None))
+_MAPPINGS = {"metrics": MetricRecord, "config": ConfigRecord, "records": RecordDict, "mapping": dict}
 
 
 def save(state: Any, path: Path) -> None:
     """Write ``path.json`` and ``path.safetensors``.
 
     Args:
-        state: numbers, strings, ``None``, tensors, NumPy arrays, Flower's ``ArrayRecord``, and lists,
-            tuples and mappings of these; keys may be numbers too.
+        state: numbers, strings, ``None``, tensors, NumPy arrays, Flower's records, and lists, tuples and
+            mappings of these; keys may be numbers too.
         path: without ending.
 
     Raises:
@@ -65,7 +66,7 @@ def _encode(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Mapping):
         items = [[key, _encode(item, f"{where}.{key}", tensors)] for key, item in value.items()]
         if all(isinstance(key, str | int) for key, _ in items):
-            return ["mapping", items]
+            return [next((kind for kind, made in _MAPPINGS.items() if isinstance(value, made)), "mapping"), items]
     if isinstance(value, list | tuple):
         kind = "list" if isinstance(value, list) else "tuple"
         return [kind, [_encode(item, f"{where}.{number}", tensors) for number, item in enumerate(value)]]
@@ -82,8 +83,8 @@ def _decode(value: Any, tensors: dict[str, Tensor]) -> Any:
         return tensors[content].numpy()
     if kind == "arrays":
         return ArrayRecord({name: Array(_decode(array, tensors)) for name, array in content})
-    if kind == "mapping":
-        return {key: _decode(item, tensors) for key, item in content}
+    if kind in _MAPPINGS:
+        return _MAPPINGS[kind]({key: _decode(item, tensors) for key, item in content})
     items = [_decode(item, tensors) for item in content]
     return tuple(items) if kind == "tuple" else items
 

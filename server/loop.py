@@ -30,6 +30,7 @@ class Round:
         arrays: the global arrays after the round.
         clients: who was asked to train.
         losses: local training loss of each client that answered well.
+        reported: the numbers that each such client sent beside its loss and its number of examples.
         failures: why each other client's answer was not used.
         metrics: aggregated training metrics.
         evaluation: central evaluation of ``arrays``.
@@ -43,6 +44,7 @@ class Round:
     arrays: ArrayRecord
     clients: tuple[int, ...] = ()
     losses: Mapping[int, float] = field(default_factory=dict)
+    reported: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     failures: Mapping[int, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     evaluation: Mapping[str, float] = field(default_factory=dict)
@@ -131,11 +133,19 @@ def _train(
         arrays=arrays if aggregated is None else _like(aggregated, arrays),
         clients=tuple(sorted([client_of(reply) for reply in good] + list(failures))),
         losses={client_of(reply): loss for reply in good if (loss := metric(reply, "train-loss")) is not None},
+        reported={client_of(reply): _reported(reply) for reply in good},
         failures=failures,
         metrics=_scalars(metrics),
         bytes_sent=sum(_bytes(message) for message in messages),
         bytes_received=sum(_bytes(reply) for reply in replies),
     )
+
+
+def _reported(reply: Message) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for record in records(reply, MetricRecord):
+        found |= _scalars(record)
+    return {key: value for key, value in found.items() if key not in ("num-examples", "train-loss")}
 
 
 def _like(aggregated: ArrayRecord, before: ArrayRecord) -> ArrayRecord:

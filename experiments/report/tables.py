@@ -90,15 +90,16 @@ def threat_model(run: Run) -> list[Fact]:
         Fact(f"Each victim's answer: {answer}", "as received, nothing changed", [SEEN] * everywhere),
         Fact("The number of examples", "as the client claims it", [SEEN] * everywhere),
     ]
+    granted = [_grants(run, attack) for attack in attacks]
+    told = [GRANTED if "defences" in grants else UNKNOWN for grants in granted]
     facts += [
-        Fact(f"Defence: {defence.get('name')}", _flat(defence, leave=("name",)), [PUBLIC] * everywhere)
+        Fact(f"Defence: {defence.get('name')}", _flat(defence, leave=("name",)), told)
         for defence in run.tables("defences")
     ]
-    granted = [_grants(run, attack) for attack in attacks]
     for grant, what in (("labels", "The victims' labels"), ("batch_order", "Which images a local step used")):
         status = [GRANTED if grant in grants else UNKNOWN for grants in granted]
         facts.append(Fact(what, "known only if the threat model grants it", status))
-    others = sorted({grant for grants in granted for grant in grants} - {"labels", "batch_order"})
+    others = sorted({grant for grants in granted for grant in grants} - {"labels", "batch_order", "defences"})
     facts += [
         Fact(other.replace("_", " "), "granted", [GRANTED if other in grants else UNKNOWN for grants in granted])
         for other in others

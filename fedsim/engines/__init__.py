@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
+from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
 from fedsim.registry import Registry
@@ -20,7 +22,20 @@ class Closing(Protocol):
         ...
 
 
+@runtime_checkable
+class Remembering(Protocol):
+    """An engine that holds what its clients keep between messages."""
+
+    def states(self) -> Mapping[int, RecordDict]:
+        """What each client keeps, for a checkpoint."""
+        ...
+
+    def restore(self, states: Mapping[int, RecordDict]) -> None:
+        """Give it back."""
+        ...
+
+
 from fedsim.engines.local import LocalGrid  # noqa: E402  (registers itself)
 from fedsim.engines.ray import RayGrid  # noqa: E402  (registers itself; imports Ray itself only when used)
 
-__all__ = ["ENGINES", "Closing", "LocalGrid", "RayGrid"]
+__all__ = ["ENGINES", "Closing", "LocalGrid", "RayGrid", "Remembering"]

@@ -118,6 +118,14 @@ class SimulatedGrid(Grid):
             _, missing = wait([turn.answer for turn in waiting], timeout=patience)
             waiting = [turn for turn in waiting if turn.answer in missing]
 
+    def states(self) -> dict[int, RecordDict]:
+        """What each client keeps between messages, for a checkpoint; clients that keep nothing are left out."""
+        return dict(self._states)
+
+    def restore(self, states: Mapping[int, RecordDict]) -> None:
+        """Give clients the states that ``states`` told of."""
+        self._states = dict(states)
+
     def close(self) -> None:
         """Let the workers finish what they do and end them; who hangs is left behind."""
         self._workers.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
@@ -17,7 +18,7 @@ MODELS: Registry[nn.Module] = Registry("model", "fedsim.models", imports=True)
 
 from fedsim.models import cnn, convnet, convnet8, lenet, mlp, resnet  # noqa: E402, F401  (each registers itself)
 
-__all__ = ["MODELS", "InputShape", "buffer_names", "build", "builder", "parameter_names"]
+__all__ = ["MODELS", "InputShape", "array_is_in", "buffer_names", "build", "builder", "parameter_names"]
 
 
 def build(name: str, input_shape: InputShape, classes: int, *, seed: int = 0, **parameters: Any) -> nn.Module:
@@ -69,3 +70,12 @@ def buffer_names(network: nn.Module) -> list[str]:
     """Names of the other tensors in the state, such as batch-norm statistics."""
     trained = set(parameter_names(network))
     return [name for name in network.state_dict() if name not in trained]
+
+
+def array_is_in(array: str, layer: str) -> bool:
+    """Whether an array of the state belongs to a layer, given by its name, the array's own, or a pattern.
+
+    >>> array_is_in("fc.weight", "fc"), array_is_in("fc.weight", "*.weight"), array_is_in("fc1.weight", "fc")
+    (True, True, False)
+    """
+    return array.startswith(f"{layer}.") or fnmatchcase(array, layer)

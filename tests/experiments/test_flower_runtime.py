@@ -3,6 +3,7 @@
 import os
 import pickle
 import random
+import shlex
 import signal
 import socket
 import subprocess
@@ -189,6 +190,17 @@ def test_faults_of_the_configuration_reach_flowers_clients(tmp_path: Path) -> No
     failures = [record["failure"] for record in RunFolder.open(tmp_path).read_clients()]
     assert any(failure and "NaN" in failure for failure in failures)
     assert None in failures
+
+
+def test_defences_of_the_configuration_reach_flowers_clients(tmp_path: Path) -> None:
+    """With the error feedback that each node keeps from round to round."""
+    chain = 'defences=[{name="pruning",share=0.9},{name="gaussian_noise",standard_deviation=1e-4}]'
+    config = run_config(tmp_path / "flower", [*SMALL, shlex.quote(chain)])
+    serve(Nodes(3, config), config)
+    expected, bare = locally([*SMALL, chain], tmp_path / "local"), locally(SMALL, tmp_path / "bare")
+    found = load_file(tmp_path / "flower" / MODEL)
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.final_arrays.items())
+    assert not all(torch.equal(found[name], tensor) for name, tensor in bare.final_arrays.items())
 
 
 def test_flowers_simulation_can_send_the_app_to_other_processes() -> None:

@@ -1,0 +1,188 @@
+"""The adaptive adversary: an attack that knows which defences the clients use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adversary import labels as rules
+from adversary.adaptive_labels import label_rule
+from adversary.attack import ATTACKS, Needs, Progress, check
+from adversary.defended import View, view
+from adversary.inversion import Candidate, Inversion, Simulation, Simulator, total_variation
+from adversary.inversion.distance import Cosine
+from adversary.inversion.prior import Prior
+from adversary.network import build, mode_of
+from fedsim.errors import FedsimError
+from fedsim.models import parameter_names
+from fedsim.protocol import DeclaredDefence, Knowledge, Observation, Reconstruction
+
+NEIGHBOURS_DIFFER = 0.1
+"""Mean absolute difference of neighbouring pixels in natural images, in [0, 1]: the scale of the prior under noise."""
+
+
+@ATTACKS.register("adaptive")
+def adaptive(*, attack: str = "inverting_gradients", **parameters: Any) -> Adaptive:
+    """Run an attack as it is and once more with knowledge of the defences, and keep the better.
+
+    Better is what the objective that knows the defences says, which the adversary can tell; the truth it cannot. It
+    so never keeps a reconstruction that explains what was sent worse than that of the attack which knows nothing. It
+    costs two attacks, unless the defences tell it nothing: then it is the attack itself, bit for bit.
+
+    Args:
+        attack: the attack by name; one that is put together from the parts of ``adversary.inversion``.
+        parameters: of that attack.
+
+    Raises:
+        FedsimError: the attack has insides of its own, which cannot be told of defences.
+    """
+    made = ATTACKS.create(attack, **parameters)
+    if not isinstance(made, Inversion):
+        raise FedsimError(
+            f"The attack {attack!r} cannot be adaptive: it is no inversion by optimisation. Choose another attack."
+        )
+    return Adaptive(made)
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """An inversion, told of the defences.
+
+    Attributes:
+        blind: the attack without that knowledge.
+    """
+
+    blind: Inversion
+
+    @property
+    def needs(self) -> Needs:
+        """Those of the attack, and to know the defences."""
+        return replace(self.blind.needs, grants=self.blind.needs.grants | {"defences"})
+
+    def reconstruct(
+        self,
+        observations: Sequence[Observation],
+        knowledge: Knowledge,
+        *,
+        seed: int,
+        device: torch.device | str = "cpu",
+        progress: Progress | None = None,
+    ) -> Reconstruction:
+        check(self, observations, knowledge)
+        naive = self.blind.reconstruct(observations, knowledge, seed=seed, device=device, progress=progress)
+        informed = self.informed(observations, knowledge)
+        if informed is None:
+            return naive
+
+        def going_on(iterations: int, loss: float) -> None:
+            if progress is not None:
+                progress(naive.iterations + iterations, loss)
+
+        other = informed.reconstruct(observations, knowledge, seed=seed, device=device, progress=going_on)
+        found = [replace(one, loss=_judged(informed, one, observations, knowledge, device)) for one in (naive, other)]
+        # A failed attack's objective is NaN, which is less than nothing.
+        best = found[0] if found[0].loss < found[1].loss or found[1].loss != found[1].loss else found[1]
+        return replace(best, iterations=naive.iterations + other.iterations, seconds=naive.seconds + other.seconds)
+
+    def informed(self, observations: Sequence[Observation], knowledge: Knowledge) -> Inversion | None:
+        """The attack that knows the defences; ``None`` if they tell it nothing."""
+        defences = knowledge.defences or ()
+        network = build(knowledge, mode_of(observations[0].plan), "cpu")
+        views = [view(observation, network, defences) for observation in observations]
+        if all(one.plain for one in views):
+            return None
+        rule = label_rule(self.blind.labels, views[0], network, knowledge.classes)
+        return replace(
+            self.blind,
+            labels=rule,
+            simulator=Knowing(self.blind.simulator, tuple(defences)),
+            prior=self._prior(views, observations[0].examples, knowledge),
+        )
+
+    def _prior(self, views: Sequence[View], examples: int, knowledge: Knowledge) -> Prior | None:
+        """With noise, the smoothness that makes the objective that of the most likely images.
+
+        Of ``|s - t|^2 / (2 sigma^2) + sum |differences of neighbours| / b``, times ``sigma^2 / |t|^2``, the first term
+        is the cosine's distance (half of the relative Euclidean one) for updates of one length; the second is total
+        variation, a mean over D values, with the weight ``D sigma^2 / (b |t|^2)``.
+        """
+        weights = [one.share_of_noise / max(one.entries, 1) for one in views]
+        height, width = knowledge.input_shape[1:]
+        weight = sum(weights) / len(weights) * examples * knowledge.input_shape[0] * height * width / NEIGHBOURS_DIFFER
+        if weight == 0:
+            return self.blind.prior
+        return Smoother(self.blind.prior, weight if isinstance(self.blind.distance, Cosine) else 2 * weight)
+
+
+@dataclass(frozen=True)
+class Smoother:
+    """A prior, and total variation beside it."""
+
+    prior: Prior | None
+    weight: float
+
+    def __call__(self, images: Tensor) -> Tensor:
+        smooth = self.weight * total_variation(images)
+        return smooth if self.prior is None else smooth + self.prior(images)
+
+
+@dataclass(frozen=True)
+class Knowing:
+    """A simulator whose updates are compared as far as the defences let them tell.
+
+    Attributes:
+        simulator: of updates without defences.
+        defences: of the clients.
+    """
+
+    simulator: Simulator
+    defences: tuple[DeclaredDefence, ...]
+
+    def bind(
+        self, network: nn.Module, observation: Observation, knowledge: Knowledge, device: torch.device | str
+    ) -> Simulation:
+        seen = view(observation, network, self.defences)
+        told = [seen.told[name].to(device) for name in parameter_names(network)]
+        inner = self.simulator.bind(network, observation, knowledge, device)
+        target = [t * m * seen.factor for t, m in zip(inner.target, told, strict=True)]
+        return BoundKnowing(inner, told, target, seen.scaled)
+
+
+@dataclass(frozen=True)
+class BoundKnowing:
+    """``Knowing`` of one observation: what tells of a simulated update, at the observed length if scale is lost."""
+
+    inner: Simulation
+    told: list[Tensor]
+    target: list[Tensor]
+    scaled: bool
+
+    def __call__(self, inputs: Tensor, labels: Tensor) -> list[Tensor]:
+        found = [s * m for s, m in zip(self.inner(inputs, labels), self.told, strict=True)]
+        if self.scaled:
+            return found
+        ratio = _length(self.target) / _length(found).clamp_min(1e-15)
+        return [s * ratio for s in found]
+
+
+def _length(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.stack([t.square().sum() for t in tensors]).sum().clamp_min(1e-30).sqrt()
+
+
+def _judged(
+    informed: Inversion,
+    found: Reconstruction,
+    observations: Sequence[Observation],
+    knowledge: Knowledge,
+    device: torch.device | str,
+) -> float:
+    """What the objective that knows the defences says of a reconstruction as it is returned."""
+    if found.loss != found.loss:
+        return float("nan")
+    problem = replace(informed, labels=rules.optimised).problem(observations, knowledge, seed=0, device=device)
+    problem = replace(problem, labels=found.labels.to(device))
+    return float(problem.objective(Candidate(knowledge.normalise(found.images).to(device))).detach())
