@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
-from fedsim.errors import unknown
 from experiments.benchmarks.workloads import Workload
+from fedsim.errors import unknown
 from fedsim.protocol import Arrays
 
 

@@ -96,4 +96,6 @@ def cohorts(experiment: Experiment) -> Iterator[list[int]]:
     while True:
         number += 1
         chances = strategy.selector.probabilities(state, number, candidates)
-        yield [int(i) for i in draw(chances, size, seeding.numpy_generator(strategy.seed, "selection", "round", number))]
+        yield [
+            int(i) for i in draw(chances, size, seeding.numpy_generator(strategy.seed, "selection", "round", number))
+        ]

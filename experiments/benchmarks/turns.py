@@ -1,0 +1,123 @@
+"""Contenders take turns, so that whatever else the machine does falls on all alike."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from experiments.benchmarks.contender import Entry
+from experiments.benchmarks.seat import ContenderError, Farewell, Seat
+from experiments.benchmarks.workloads import Workload
+
+
+@dataclass(frozen=True)
+class Part:
+    """A contender with what it is to train.
+
+    Attributes:
+        name: in the results.
+        entry: the contender.
+        workload: what it trains.
+    """
+
+    name: str
+    entry: Entry
+    workload: Workload
+
+
+@dataclass
+class Measured:
+    """What was found of one part.
+
+    Attributes:
+        name: of the part.
+        title: for the table.
+        startup: seconds from the start of its process to the end of its first round.
+        turns: seconds of each counted round of each turn.
+        farewell: memory and quality, if it came to its end.
+        problem: why there are no figures, or none after some turn.
+    """
+
+    name: str
+    title: str
+    startup: float | None = None
+    turns: list[list[float]] = field(default_factory=list)
+    farewell: Farewell | None = None
+    problem: str | None = None
+
+    @property
+    def medians(self) -> list[float]:
+        """Median seconds a round of each turn."""
+        return [statistics.median(turn) for turn in self.turns]
+
+    @property
+    def seconds(self) -> float | None:
+        """Median seconds a round over all turns."""
+        rounds = [second for turn in self.turns for second in turn]
+        return statistics.median(rounds) if rounds else None
+
+    def faster_than(self, other: Measured) -> float | None:
+        """How many times faster: the median over turns of the ratio to the other's turn beside it."""
+        ratios = [theirs / ours for ours, theirs in zip(self.medians, other.medians, strict=False)]
+        return statistics.median(ratios) if ratios else None
+
+
+def take_turns(
+    parts: Sequence[Part], *, turns: int, rounds: int, logs: Path, step: Callable[[str], None]
+) -> list[Measured]:
+    """Start all parts, let each train in turn, and end them.
+
+    Who is not there or breaks down is left out from there on, with the reason in its result.
+
+    Args:
+        parts: in the order of their turns.
+        turns: of each part.
+        rounds: counted in a turn, after one that warms up.
+        logs: a folder for what each part says.
+        step: told what was done: each start and each turn of each part.
+    """
+    logs.mkdir(parents=True, exist_ok=True)
+    found = [Measured(part.name, part.entry.title) for part in parts]
+    seats: dict[str, Seat] = {}
+    try:
+        for part, measured in zip(parts, found, strict=True):
+            try:
+                seats[part.name] = Seat(part.entry, part.workload, logs / f"{part.name}.log")
+            except ContenderError as error:
+                measured.problem = str(error)
+            else:
+                measured.startup = seats[part.name].startup
+            step(f"{part.name} started")
+        for seat in seats.values():
+            seat.pause()
+        for _ in range(turns):
+            for measured in found:
+                if measured.name in seats:
+                    _turn(seats, measured, rounds)
+                step(measured.name)
+        for measured in found:
+            if measured.name in seats:
+                _end(seats.pop(measured.name), measured)
+    finally:
+        for seat in seats.values():
+            seat.kill()
+    return found
+
+
+def _turn(seats: dict[str, Seat], measured: Measured, rounds: int) -> None:
+    seat = seats[measured.name]
+    try:
+        measured.turns.append(seat.rounds(rounds + 1)[1:])
+        seat.pause()
+    except ContenderError as error:
+        measured.problem = f"broke down after {len(measured.turns)} turns: {error}"
+        del seats[measured.name]
+
+
+def _end(seat: Seat, measured: Measured) -> None:
+    try:
+        measured.farewell = seat.end()
+    except ContenderError as error:
+        measured.problem = f"broke down at the end: {error}"
