@@ -1,4 +1,4 @@
-"""``python -m experiments.benchmarks``: all measurements, or one of ``compute``, ``overhead``, ``resnet18``, ``scale``."""
+"""``python -m experiments.benchmarks``: all measurements, or ``compute``, ``overhead``, ``resnet18`` or ``scale``."""
 
 from __future__ import annotations
 
@@ -7,10 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
-
-# Before torch is imported, here and in all that is started from here.
-for _threads in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[_threads] = "1"
 
 import typer
 from rich.console import Console
@@ -29,11 +25,13 @@ Out = Annotated[Path, typer.Option(help="Folder for JSON, Markdown and logs.")]
 Names = Annotated[str, typer.Option(help="Who takes part, with commas: " + ", ".join(CONTENDERS))]
 
 OUT = Path("runs/benchmarks")
+ALL = ",".join(CONTENDERS)
 
 
 @app.callback(invoke_without_command=True)
 def everything(context: typer.Context) -> None:
     """All measurements, one after the other."""
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"  # for the processes that are started
     if context.invoked_subcommand is None:
         compute()
         overhead()
@@ -42,13 +40,13 @@ def everything(context: typer.Context) -> None:
 
 
 @app.command()
-def compute(turns: Turns = 15, rounds: Rounds = 3, contenders: Names = ",".join(CONTENDERS), out: Out = OUT) -> None:
+def compute(turns: Turns = 15, rounds: Rounds = 3, contenders: Names = ALL, out: Out = OUT) -> None:
     """LeNet, 100 clients, 10 a round, 19 local steps of batch 32: mostly computing."""
     _compare("compute", turns, rounds, contenders, out)
 
 
 @app.command()
-def overhead(turns: Turns = 15, rounds: Rounds = 8, contenders: Names = ",".join(CONTENDERS), out: Out = OUT) -> None:
+def overhead(turns: Turns = 15, rounds: Rounds = 8, contenders: Names = ALL, out: Out = OUT) -> None:
     """The same with one local step of batch 8: mostly everything else."""
     _compare("overhead", turns, rounds, contenders, out)
 

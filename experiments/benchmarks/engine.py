@@ -9,6 +9,7 @@ from torch import Tensor
 
 from experiments.benchmarks.workloads import Workload
 from fedsim.arrays import from_record, to_record
+from fedsim.engines.simulated import SimulatedGrid
 from server.loop import federate
 
 
@@ -44,6 +45,5 @@ class Engine:
 
     def close(self) -> None:
         """End the engine's workers."""
-        close = getattr(self._grid, "close", None)
-        if close is not None:
-            close()
+        if isinstance(self._grid, SimulatedGrid):
+            self._grid.close()

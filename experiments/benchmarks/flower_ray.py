@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import json
-import logging
 import os
 import queue
 import threading
@@ -107,7 +106,6 @@ class FlowerSimulation:
     """
 
     def __init__(self, workload: Workload, workers: int) -> None:
-        logging.getLogger("flwr").setLevel(logging.WARNING)
         self._strategy = _InTurn(fraction=workload.clients_per_round / workload.clients)
         self._workload = workload
         self._thread = threading.Thread(target=self._simulate, args=(workers,), daemon=True)

@@ -57,10 +57,11 @@ class SharedPool:
             pipe.send((self._number, tasks[i :: len(self._pipes)]))
         for pipe in self._pipes:
             pipe.recv()
+        first, *others = self._sums
         for name, tensor in self._start.items():
-            torch.add(self._sums[0][name], self._sums[1][name], out=tensor) if len(self._sums) == 2 else torch.sum(
-                torch.stack([part[name] for part in self._sums]), 0, out=tensor
-            )
+            tensor.copy_(first[name])
+            for other in others:
+                tensor.add_(other[name])
 
     def arrays(self) -> dict[str, Tensor]:
         return like(self._start, self._trainer.state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -58,6 +59,7 @@ class Seat:
     """
 
     def __init__(self, entry: Entry, workload: Workload, log: Path) -> None:
+        log.parent.mkdir(parents=True, exist_ok=True)
         missing = entry.missing()
         if missing is not None:
             raise ContenderError(missing)
@@ -66,7 +68,8 @@ class Seat:
         spawn = multiprocessing.get_context("spawn")
         self._pipe, theirs = spawn.Pipe()
         started = time.perf_counter()
-        self._process = spawn.Process(target=_sit, args=(theirs, entry, workload, str(log)))
+        # pfl refuses to work in a process that does not have the name of a main process.
+        self._process = spawn.Process(target=_sit, args=(theirs, entry, workload, str(log)), name="MainProcess")
         self._process.start()
         theirs.close()
         self._reply()
@@ -142,6 +145,7 @@ def _sit(pipe: Connection, entry: Entry, workload: Workload, log: str) -> None:
     output = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o644)
     os.dup2(output, 1)
     os.dup2(output, 2)
+    logging.getLogger("flwr").setLevel(logging.ERROR)  # as ``fedsim run`` has it; several lines a round otherwise
     try:
         contender = entry.make(workload)
         contender.round()

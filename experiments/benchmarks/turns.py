@@ -78,35 +78,38 @@ def take_turns(
         logs: a folder for what each part says.
         step: told what was done: each start and each turn of each part.
     """
-    logs.mkdir(parents=True, exist_ok=True)
     found = [Measured(part.name, part.entry.title) for part in parts]
     seats: dict[str, Seat] = {}
     try:
         for part, measured in zip(parts, found, strict=True):
-            try:
-                seats[part.name] = Seat(part.entry, part.workload, logs / f"{part.name}.log")
-            except ContenderError as error:
-                measured.problem = str(error)
-            else:
-                measured.startup = seats[part.name].startup
+            _start(seats, part, measured, logs / f"{part.name}.log")
             step(f"{part.name} started")
         for seat in seats.values():
             seat.pause()
         for _ in range(turns):
             for measured in found:
-                if measured.name in seats:
-                    _turn(seats, measured, rounds)
+                _turn(seats, measured, rounds)
                 step(measured.name)
         for measured in found:
-            if measured.name in seats:
-                _end(seats.pop(measured.name), measured)
+            _end(seats, measured)
     finally:
         for seat in seats.values():
             seat.kill()
     return found
 
 
+def _start(seats: dict[str, Seat], part: Part, measured: Measured, log: Path) -> None:
+    try:
+        seats[part.name] = Seat(part.entry, part.workload, log)
+    except ContenderError as error:
+        measured.problem = str(error)
+    else:
+        measured.startup = seats[part.name].startup
+
+
 def _turn(seats: dict[str, Seat], measured: Measured, rounds: int) -> None:
+    if measured.name not in seats:
+        return
     seat = seats[measured.name]
     try:
         measured.turns.append(seat.rounds(rounds + 1)[1:])
@@ -116,8 +119,10 @@ def _turn(seats: dict[str, Seat], measured: Measured, rounds: int) -> None:
         del seats[measured.name]
 
 
-def _end(seat: Seat, measured: Measured) -> None:
+def _end(seats: dict[str, Seat], measured: Measured) -> None:
+    if measured.name not in seats:
+        return
     try:
-        measured.farewell = seat.end()
+        measured.farewell = seats.pop(measured.name).end()
     except ContenderError as error:
         measured.problem = f"broke down at the end: {error}"
