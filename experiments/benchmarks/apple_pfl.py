@@ -14,7 +14,6 @@ from typing import Any
 
 os.environ.setdefault("PFL_PYTORCH_DEVICE", "cpu")
 
-import numpy as np
 import torch
 from pfl.aggregate.simulate import SimulatedBackend
 from pfl.algorithm.base import NNAlgorithmParams
@@ -74,7 +73,6 @@ class ApplePFL:
 
     def __init__(self, workload: Workload) -> None:
         torch.set_num_threads(1)
-        np.random.seed(0)  # noqa: NPY002  (pfl samples from it, in a process of its own)
         experiment = workload.experiment()
 
         @functools.cache

@@ -77,7 +77,7 @@ class SharedPool:
 def _shared(state: dict[str, Tensor]) -> Shared:
     """Zeros in the shape of a model, float32 whatever its types, in memory that forked processes share."""
     sizes = [tensor.numel() for tensor in state.values()]
-    flat = torch.zeros(sum(sizes)).share_memory_()
+    flat = torch.zeros(sum(sizes)).share_memory_()  # type: ignore[no-untyped-call]
     parts = torch.split(flat, sizes)
     return {name: part.view(tensor.shape) for (name, tensor), part in zip(state.items(), parts, strict=True)}
 

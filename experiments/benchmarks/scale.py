@@ -40,7 +40,7 @@ def markdown(runs: Sequence[Sequence[Measured]]) -> str:
             first.title,
             *_pair(runs, i, lambda found: found.startup, "{:.2f}", "{:+.2f}"),
             *_ratio(runs, i),
-            *_pair(runs, i, lambda found: found.farewell and found.farewell.peak_mb, "{:.0f}", "{:+.0f}"),
+            *_pair(runs, i, lambda found: found.farewell.peak_mb if found.farewell else None, "{:.0f}", "{:+.0f}"),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     problems = {f"NOT MEASURED to the end: {m.title}: {m.problem}." for run in runs for m in run if m.problem}

@@ -46,10 +46,10 @@ def markdown(found: Sequence[Measured], beside: Sequence[str]) -> str:
             _cell(measured.seconds, lambda seconds: f"{1_000 * seconds:.1f}"),
             *(_cell(measured.faster_than(other), lambda ratio: f"{ratio:.2f}") for other in others),
             _cell(measured.startup, lambda seconds: f"{seconds:.1f}"),
-            _cell(end and end.peak_mb, lambda size: f"{size:.0f}"),
-            _cell(end and end.together_mb, lambda size: f"{size:.0f}"),
-            _cell(end and end.loss, lambda loss: f"{loss:.3f}"),
-            _cell(end and end.accuracy, lambda accuracy: f"{100 * accuracy:.1f} %"),
+            _cell(None if end is None else end.peak_mb, lambda size: f"{size:.0f}"),
+            _cell(None if end is None else end.together_mb, lambda size: f"{size:.0f}"),
+            _cell(None if end is None else end.loss, lambda loss: f"{loss:.3f}"),
+            _cell(None if end is None else end.accuracy, lambda accuracy: f"{100 * accuracy:.1f} %"),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     lines += ["", *(f"NOT MEASURED to the end: {m.title}: {m.problem}." for m in found if m.problem)]
