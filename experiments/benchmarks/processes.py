@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 PROC = Path("/proc")
@@ -44,6 +45,22 @@ def peak_mb(pid: int) -> float:
 def together_mb(pids: list[int]) -> float:
     """Memory of processes at this moment, in MB, what they share counted once (PSS)."""
     return sum(_kilobytes(PROC / str(pid) / "smaps_rollup", "Pss:") for pid in pids) / 1_000
+
+
+def busy_cores(window: float = 0.1) -> float:
+    """How many cores are busy, over the next ``window`` seconds; 0 where the system does not say."""
+    before = _busy_seconds()
+    time.sleep(window)
+    return (_busy_seconds() - before) / window
+
+
+def _busy_seconds() -> float:
+    try:
+        line = (PROC / "stat").read_text().splitlines()[0]
+    except OSError:
+        return 0.0
+    user, nice, system, _idle, _iowait, irq, softirq, steal = (int(ticks) for ticks in line.split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
 def _kilobytes(file: Path, field: str) -> float:

@@ -52,7 +52,9 @@ def markdown(found: Sequence[Measured], beside: Sequence[str]) -> str:
             _cell(None if end is None else end.accuracy, lambda accuracy: f"{100 * accuracy:.1f} %"),
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", *(f"NOT MEASURED to the end: {m.title}: {m.problem}." for m in found if m.problem)]
+    disturbed, turns = sum(m.disturbed for m in found), sum(len(m.turns) for m in found)
+    lines += ["", f"Others computed on the machine in {disturbed} of {turns} turns.", ""]
+    lines += [*(f"NOT MEASURED to the end: {m.title}: {m.problem}." for m in found if m.problem)]
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -3,13 +3,43 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from experiments.benchmarks.contender import Entry
+from experiments.benchmarks.processes import busy_cores
 from experiments.benchmarks.seat import ContenderError, Farewell, Seat
 from experiments.benchmarks.workloads import Workload
+
+QUIET = 0.25
+"""Cores that others may use, before and after a turn, for it to count."""
+
+ATTEMPTS = 3
+"""How often a turn is done that others disturb."""
+
+
+class Patience:
+    """Waiting until nobody else computes on this machine, for so many seconds altogether.
+
+    Args:
+        seconds: altogether.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._left = seconds
+
+    def wait(self) -> bool:
+        """Until it is quiet, as long as there is patience; whether it is."""
+        while True:
+            started = time.monotonic()
+            if busy_cores() <= QUIET:
+                return True
+            if self._left <= 0:
+                return False
+            time.sleep(0.4)
+            self._left -= time.monotonic() - started
 
 
 @dataclass(frozen=True)
@@ -36,6 +66,7 @@ class Measured:
         title: for the table.
         startup: seconds from the start of its process to the end of its first round.
         turns: seconds of each counted round of each turn.
+        disturbed: turns in which others computed on the machine, all attempts and waiting notwithstanding.
         farewell: memory and quality, if it came to its end.
         problem: why there are no figures, or none after some turn.
     """
@@ -44,6 +75,7 @@ class Measured:
     title: str
     startup: float | None = None
     turns: list[list[float]] = field(default_factory=list)
+    disturbed: int = 0
     farewell: Farewell | None = None
     problem: str | None = None
 
@@ -65,7 +97,13 @@ class Measured:
 
 
 def take_turns(
-    parts: Sequence[Part], *, turns: int, rounds: int, logs: Path, step: Callable[[str], None]
+    parts: Sequence[Part],
+    *,
+    turns: int,
+    rounds: int,
+    logs: Path,
+    step: Callable[[str], None],
+    patience: float = 0.0,
 ) -> list[Measured]:
     """Start all parts, let each train in turn, and end them.
 
@@ -77,9 +115,11 @@ def take_turns(
         rounds: counted in a turn, after one that warms up.
         logs: a folder for what each part says.
         step: told what was done: each start and each turn of each part.
+        patience: seconds to wait, altogether, for others to stop computing on this machine.
     """
     found = [Measured(part.name, part.entry.title) for part in parts]
     seats: dict[str, Seat] = {}
+    waiting = Patience(patience)
     try:
         for part, measured in zip(parts, found, strict=True):
             _start(seats, part, measured, logs / f"{part.name}.log")
@@ -88,7 +128,7 @@ def take_turns(
             seat.pause()
         for _ in range(turns):
             for measured in found:
-                _turn(seats, measured, rounds)
+                _turn(seats, measured, rounds, waiting)
                 step(measured.name)
         for measured in found:
             _end(seats, measured)
@@ -107,16 +147,24 @@ def _start(seats: dict[str, Seat], part: Part, measured: Measured, log: Path) ->
         measured.startup = seats[part.name].startup
 
 
-def _turn(seats: dict[str, Seat], measured: Measured, rounds: int) -> None:
+def _turn(seats: dict[str, Seat], measured: Measured, rounds: int, waiting: Patience) -> None:
     if measured.name not in seats:
         return
     seat = seats[measured.name]
     try:
-        measured.turns.append(seat.rounds(rounds + 1)[1:])
-        seat.pause()
+        for _ in range(ATTEMPTS):
+            quiet = waiting.wait()
+            seconds = seat.rounds(rounds + 1)[1:]
+            seat.pause()
+            quiet = quiet and busy_cores() <= QUIET
+            if quiet:
+                break
     except ContenderError as error:
         measured.problem = f"broke down after {len(measured.turns)} turns: {error}"
         del seats[measured.name]
+    else:
+        measured.turns.append(seconds)
+        measured.disturbed += not quiet
 
 
 def _end(seats: dict[str, Seat], measured: Measured) -> None:
