@@ -58,7 +58,7 @@ def train(message: Message, context: Context) -> Message:
     steps, size = cast("int", config["local-steps"]), cast("int", config["batch-size"])
     done, total = 0, 0.0
     while done < steps:
-        for chosen in torch.randperm(len(labels)).split(size)[: steps - done]:
+        for chosen in torch.split(torch.randperm(len(labels)), size)[: steps - done]:
             optimiser.zero_grad()
             loss = functional.cross_entropy(model(images[chosen]), labels[chosen])
             loss.backward()  # type: ignore[no-untyped-call]
