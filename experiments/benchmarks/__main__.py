@@ -42,7 +42,7 @@ def everything(context: typer.Context) -> None:
 
 @app.command()
 def compute(
-    turns: Turns = 15, rounds: Rounds = 3, contenders: Names = ALL, patience: Waiting = 60, out: Out = OUT
+    turns: Turns = 10, rounds: Rounds = 3, contenders: Names = ALL, patience: Waiting = 60, out: Out = OUT
 ) -> None:
     """LeNet, 100 clients, 10 a round, 19 local steps of batch 32: mostly computing."""
     _compare("compute", turns, rounds, contenders, patience, out)
@@ -50,7 +50,7 @@ def compute(
 
 @app.command()
 def overhead(
-    turns: Turns = 15, rounds: Rounds = 8, contenders: Names = ALL, patience: Waiting = 60, out: Out = OUT
+    turns: Turns = 10, rounds: Rounds = 30, contenders: Names = ALL, patience: Waiting = 60, out: Out = OUT
 ) -> None:
     """The same with one local step of batch 8: mostly everything else."""
     _compare("overhead", turns, rounds, contenders, patience, out)
