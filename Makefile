@@ -22,8 +22,8 @@ lint: install-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: install
-	$(BIN)/python -m experiments.benchmarks.local_engine
+bench: install-bench
+	$(BIN)/python -m experiments.benchmarks $(BENCH)
 
 bench-precision: install
 	$(BIN)/python -m experiments.benchmarks.precision
@@ -47,10 +47,11 @@ clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
 
 # A stamp a kind of installation, made anew when the dependencies change.
-.PHONY: install-test
+.PHONY: install-test install-bench
 install: $(VENV)/installed
 install-test: $(VENV)/installed-test
 install-dev: $(VENV)/installed-dev
+install-bench: $(VENV)/installed-bench
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fedsim needs Python 3.11 or newer; set PYTHON=")'
@@ -67,3 +68,8 @@ $(VENV)/installed-test: setup.cfg pyproject.toml | $(VENV)/bin/python
 $(VENV)/installed-dev: setup.cfg pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@ $(VENV)/installed $(VENV)/installed-test
+
+# Who cannot be installed here is named in the tables; the others are measured.
+$(VENV)/installed-bench: setup.cfg pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[bench]' || $(BIN)/python -m pip install --quiet --editable '.[ray]'
+	touch $@ $(VENV)/installed

@@ -1,1 +1,1 @@
-"""Benchmarks: ratios against a bare PyTorch loop, measured in the same run."""
+"""Benchmarks: fedsim beside a bare loop, a shared-memory pool and other simulators, at the same training, in turn."""
