@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -149,20 +150,37 @@ class Knowing:
         told = [seen.told[name].to(device) for name in parameter_names(network)]
         inner = self.simulator.bind(network, observation, knowledge, device)
         target = [t * m * seen.factor for t, m in zip(inner.target, told, strict=True)]
-        return BoundKnowing(inner, told, target, seen.scaled)
+        most = [
+            float(t[m].abs().min()) if seen.bounded and bool(m.any()) else math.inf
+            for t, m in zip(target, told, strict=True)
+        ]
+        return BoundKnowing(inner, told, most, target, seen.scaled)
 
 
 @dataclass(frozen=True)
 class BoundKnowing:
-    """``Knowing`` of one observation: what tells of a simulated update, at the observed length if scale is lost."""
+    """``Knowing`` of one observation.
+
+    Of a simulated update the entries that tell remain, at the observed length if scale is lost; of those that were left
+    out what goes beyond the largest that can have been, which is to be zero.
+
+    Attributes:
+        inner: of the simulator without defences.
+        told: bool, the entries that tell, a tensor each of the network's.
+        most: the largest absolute value that an entry left out can have had, infinity if nothing is known.
+        target: what was observed of the entries that tell.
+        scaled: whether its scale is known.
+    """
 
     inner: Simulation
     told: list[Tensor]
+    most: list[float]
     target: list[Tensor]
     scaled: bool
 
     def __call__(self, inputs: Tensor, labels: Tensor) -> list[Tensor]:
-        found = [s * m for s, m in zip(self.inner(inputs, labels), self.told, strict=True)]
+        simulated = zip(self.inner(inputs, labels), self.told, self.most, strict=True)
+        found = [s.where(m, s - s.clamp(-most, most)) for s, m, most in simulated]
         if self.scaled:
             return found
         ratio = _length(self.target) / _length(found).clamp_min(1e-15)

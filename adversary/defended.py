@@ -26,7 +26,8 @@ class View:
         told: by name of each trained tensor, bool and of its shape: the entries that tell of the examples.
         factor: by which the update is multiplied to have its scale again.
         scaled: whether its scale is known.
-        at_random: whether entries were left out at random, rather than small ones.
+        at_random: whether entries were left out at random.
+        bounded: whether entries were left out because they were smaller than those sent of their tensor.
         noise: standard deviation of the noise on each entry of the update, in the update's units.
         share_of_noise: of the squared length of the entries that tell, in [0, 1].
     """
@@ -35,6 +36,7 @@ class View:
     factor: float
     scaled: bool
     at_random: bool
+    bounded: bool
     noise: float
     share_of_noise: float
 
@@ -57,7 +59,8 @@ def view(observation: Observation, network: nn.Module, defences: Sequence[Declar
     """What is known of an observation once the defences are.
 
     - pruning, sparsification: an entry of zero was left out. Where pruning, as the last defence, left fewer entries
-      than it sends, all that it left out was zero, which tells.
+      than it sends, all that it left out was zero, which tells. Pruning alone leaves out no entry larger than those
+      that it sends.
     - withholding: the layers named tell nothing.
     - soteria: of one example the layer's columns of zero tell nothing; of several, nothing in its weight is
       consistent.
@@ -75,7 +78,7 @@ def view(observation: Observation, network: nn.Module, defences: Sequence[Declar
     entries = sum(int(m.sum()) for m in told.values())
     share = min(1.0, entries * variance / telling) if telling else 0.0
     at_random = any(defence.name == "sparsification" for defence in defences)
-    return View(told, factor, scaled, at_random, math.sqrt(variance), share)
+    return View(told, factor, scaled, at_random, _bounded(observation, defences), math.sqrt(variance), share)
 
 
 def _told(
@@ -117,6 +120,13 @@ def _variance(observation: Observation, defence: DeclaredDefence) -> float:
         deviation = float(defence.parameters["norm"]) * float(defence.parameters["noise_multiplier"])
         return _of_dp_sgd(observation, deviation)
     return 0.0
+
+
+def _bounded(observation: Observation, defences: Sequence[DeclaredDefence]) -> bool:
+    """Pruning alone; in later rounds the bound is not on the update but on what was kept back together with it."""
+    if [defence.name for defence in defences] != ["pruning"]:
+        return False
+    return observation.round == 1 or not defences[0].parameters.get("error_feedback", True)
 
 
 def _is_in(array: str, layers: Sequence[str]) -> bool:

@@ -96,6 +96,19 @@ def test_of_pruned_entries_those_that_must_be_zero_still_tell() -> None:
     assert not any(bool(told.all()) for name, told in followed.told.items() if zeros[name] > 0)
 
 
+def test_what_pruning_left_out_is_known_to_be_small() -> None:
+    """An image of larger gradients where nothing was sent is no explanation; in later rounds it may be one."""
+    victim = defended(of_one(), [("pruning", {"share": 0.9})])
+    attack = ATTACKS.create("adaptive", attack="dlg")
+    for round, bounded in ((1, True), (2, False)):
+        observation = replace(victim.observation, round=round)
+        informed = attack.informed([observation], victim.knowledge)  # type: ignore[attr-defined]
+        (simulate,) = informed.problem([observation], victim.knowledge, seed=0).simulations
+        found = simulate(1 - victim.images, victim.labels)
+        beyond = sum(float(s[~m].detach().abs().sum()) for s, m in zip(found, simulate.told, strict=True))
+        assert (beyond > 0) == bounded
+
+
 def test_an_update_that_was_not_clipped_keeps_its_scale() -> None:
     assert seen(defended(of_one(), [("clipping", {"norm": 1e3})])).plain
     assert not seen(defended(of_one(), [("clipping", {"norm": 1e-3})])).scaled
