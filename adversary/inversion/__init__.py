@@ -1,10 +1,12 @@
 """Gradient inversion by optimisation, put together from parts; a published attack names its parts."""
 
-from adversary.inversion.distance import Cosine, Distance, Euclidean
-from adversary.inversion.inversion import Inversion, InversionProblem
+from adversary.inversion.distance import Cosine, Distance, Euclidean, LayerWise, Weighted
+from adversary.inversion.inversion import Inversion
 from adversary.inversion.optimiser import LBFGS, Adam, Optimiser, SignAdam
 from adversary.inversion.prior import Prior, TotalVariation, total_variation
-from adversary.inversion.simulator import Simulation, Simulator, SingleGradient
+from adversary.inversion.problem import InversionProblem
+from adversary.inversion.simulator import Searching, Simulation, Simulator
+from adversary.inversion.simulators import LearnedPath, PathGradient, PooledGradient, SingleGradient, Unrolled
 from adversary.inversion.solver import Candidate, Problem, Solution, Solver
 
 __all__ = [
@@ -16,9 +18,14 @@ __all__ = [
     "Euclidean",
     "Inversion",
     "InversionProblem",
+    "LayerWise",
+    "LearnedPath",
     "Optimiser",
+    "PathGradient",
+    "PooledGradient",
     "Prior",
     "Problem",
+    "Searching",
     "SignAdam",
     "Simulation",
     "Simulator",
@@ -26,5 +33,7 @@ __all__ = [
     "Solution",
     "Solver",
     "TotalVariation",
+    "Unrolled",
+    "Weighted",
     "total_variation",
 ]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+
+from adversary.inversion.weights import LayerWeights
 
 TINY = 1e-15
 """Least norm that the cosine divides by; far below any gradient that carries information."""
@@ -18,6 +20,14 @@ class Distance(Protocol):
 
     def __call__(self, simulated: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
         """The dissimilarity, a scalar."""
+
+
+@runtime_checkable
+class LayerWise(Protocol):
+    """What makes a distance once the network is known."""
+
+    def bind(self, depths: Sequence[int]) -> Distance:
+        """The distance for tensors that lie at these depths, 0 at the input."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,41 @@ class Cosine:
 
     def __call__(self, simulated: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
         return cosine_distance(simulated, target)
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """A distance in which tensor i counts ``lambda_i`` times: both updates are multiplied by ``sqrt(lambda_i)``.
+
+    With ``Cosine`` this is ``1 - sum_i l_i <s_i, t_i> / sqrt(sum_i l_i |s_i|^2 sum_i l_i |t_i|^2)``, with
+    ``Euclidean`` ``sum_i l_i |s_i - t_i|^2``.
+
+    Attributes:
+        distance: the one weighted.
+        weights: lambda, of depth and of the update observed.
+    """
+
+    distance: Distance
+    weights: LayerWeights
+
+    def bind(self, depths: Sequence[int]) -> Distance:
+        return BoundWeighted(self.distance, self.weights, tuple(depths))
+
+
+@dataclass(frozen=True)
+class BoundWeighted:
+    """``Weighted`` for tensors at known depths."""
+
+    distance: Distance
+    weights: LayerWeights
+    depths: tuple[int, ...]
+
+    def __call__(self, simulated: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
+        roots = self.weights(self.depths, target).sqrt().unbind()
+        return self.distance(
+            [root * s for root, s in zip(roots, simulated, strict=True)],
+            [root * t for root, t in zip(roots, target, strict=True)],
+        )
 
 
 def cosine_distance(simulated: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
