@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -101,10 +102,11 @@ def overhear_client(
     model: str = "cnn",
     round: int = 1,
     network: nn.Module | None = None,
+    **parameters: Any,
 ) -> Victim:
     """What a client of fedsim sends after its own local training; its labels and order of batches are granted."""
     data = load("fashion_mnist_small").test.subset(torch.tensor(positions))
-    make = models.builder(model, SHAPE, 10, seed=0)
+    make = models.builder(model, SHAPE, 10, seed=0, **parameters)
     network = make() if network is None else network
     sent = state(network)
     order = batches(plan, len(data), seed=0, client=0, round=round)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -208,25 +209,32 @@ def test_with_one_local_step_it_is_inverting_gradients_bit_for_bit(
 
 
 def test_as_the_learning_rate_falls_the_update_becomes_agics_gradient() -> None:
-    """``1 - cos`` is of second order in the learning rate: halving that divides it by 4 in the limit."""
-    gaps = []
-    for rate in (0.02, 0.01, 0.005, 0.0025):
-        victim = overhear_client(list(range(16)), replace(PLAIN, local_epochs=5, learning_rate=rate))
+    """On a smooth network ``1 - cos`` is of second order in the learning rate: halving that divides it by 4.
+
+    With ReLU it falls more slowly, since the units that switch during training are of first order; but it falls.
+    """
+
+    def gap(activation: str, rate: float) -> float:
+        plan = replace(PLAIN, local_epochs=5, learning_rate=rate)
+        victim = overhear_client(list(range(16)), plan, activation=activation)
         agic = bound(PooledGradient(), victim)
-        gaps.append(Cosine()(at_truth(agic, victim), agic.target).item())
-    ratios = [a / b for a, b in zip(gaps, gaps[1:], strict=False)]
-    assert gaps[-1] < 0.01
-    assert all(2.5 < ratio < 4.5 for ratio in ratios)
-    assert ratios[-1] > 3.3
+        return Cosine()(at_truth(agic, victim), agic.target).item()
+
+    rates = [0.02, 0.01, 0.005, 0.0025, 0.00125]
+    smooth, kinked = ([gap(activation, rate) for rate in rates] for activation in ("gelu", "relu"))
+    assert all(3.8 < before / after < 4.2 for before, after in pairwise(smooth))
+    assert smooth[-1] < 1e-4
+    assert all(before / after > 1.8 for before, after in pairwise(kinked))
+    assert kinked[-1] < 0.005
 
 
 def test_a_known_order_weighs_examples_of_smaller_batches_more() -> None:
     """8 examples in batches of 5 and 3: with a tiny step the weighted gradient is the update, the mean is not."""
     plan = replace(PLAIN, batch_size=5, local_epochs=1, learning_rate=1e-3)
-    victim = overhear_client(list(range(8)), plan)
+    victim = overhear_client(list(range(8)), plan, activation="gelu")
     weighted, alike = (bound(PooledGradient(order_known=known), victim) for known in (True, False))
     errors = [relative_error(at_truth(one, victim), one.target) for one in (weighted, alike)]
-    assert errors[0] < 0.02
+    assert errors[0] < 0.002
     assert errors[1] > 0.1
     whole = replace(victim, observation=replace(victim.observation, plan=replace(plan, batch_size=4)))
     even = replace(whole, knowledge=replace(victim.knowledge, batch_order=tuple(torch.arange(8).split(4))))
@@ -258,14 +266,16 @@ def test_the_better_the_simulation_the_nearer_is_the_truth_to_the_update() -> No
 def test_at_its_start_the_path_is_the_single_gradient() -> None:
     victim = overhear_client(SHIRTS, PLAIN)
     for simulator in (PathGradient(0.0), LearnedPath(start=0.0)):
-        simulate: Any = simulator.bind(build(victim.knowledge, "eval", "cpu"), victim.observation, victim.knowledge, "cpu")
+        network = build(victim.knowledge, "eval", "cpu")
+        simulate: Any = simulator.bind(network, victim.observation, victim.knowledge, "cpu")
         simulate = simulate.at(simulate.start()) if isinstance(simulate, Searching) else simulate
         single = at_truth(bound(SingleGradient(), victim), victim)
         assert all(torch.equal(a, b) for a, b in zip(at_truth(simulate, victim), single, strict=True))
 
 
 def test_the_best_point_lies_inside_the_path_and_the_mean_position_is_near_it() -> None:
-    victim = overhear_client(list(range(16)), replace(PLAIN, batch_size=None, local_epochs=10, learning_rate=0.02))
+    plan = replace(PLAIN, batch_size=None, local_epochs=10, learning_rate=0.02)
+    victim = overhear_client(list(range(16)), plan, activation="gelu")
     gaps = {}
     for at in [point / 10 for point in range(11)]:
         simulate = bound(PathGradient(at), victim)
@@ -326,31 +336,22 @@ def test_the_gradient_with_respect_to_the_learned_point_is_the_papers_formula() 
 def test_the_learned_point_moves_from_a_bad_start_to_where_the_truth_fits() -> None:
     """With the true images held, the search for the point alone."""
     victim = overhear_client(list(range(16)), replace(PLAIN, batch_size=None, local_epochs=10, learning_rate=0.02))
-    attack = ATTACKS.create("sme", iterations=300, start=0.95, position_rate=0.01, learning_rate=0.01, labels="given")
+    attack = ATTACKS.create("sme", iterations=150, start=0.95, position_rate=0.01, learning_rate=0.01, labels="given")
     assert isinstance(attack, Inversion)
     problem = attack.problem([victim.observation], victim.knowledge, seed=0)
 
-    class Held:
+    class PointAlone:
         def start(self, attempt: int) -> Candidate:
-            unknowns = problem.start(attempt).unknowns
-            return Candidate(unknowns[0], unknowns=unknowns)  # the inputs are not searched for
+            return Candidate(torch.zeros((), requires_grad=True), unknowns=problem.start(attempt).unknowns)
 
         def objective(self, candidate: Candidate) -> Tensor:
             truth = victim.knowledge.normalise(victim.images)
-            return problem.objective(Candidate(truth, unknowns=candidate.unknowns))
+            return problem.objective(Candidate(truth, unknowns=candidate.unknowns)) + 0 * candidate.inputs
 
         def project(self, candidate: Candidate) -> None:
             problem.simulations[0].project(candidate.unknowns[0])  # type: ignore[union-attr]
 
-    class Once(Held):
-        def start(self, attempt: int) -> Candidate:
-            held = super().start(attempt)
-            return Candidate(torch.zeros((), requires_grad=True), unknowns=held.unknowns)
-
-        def objective(self, candidate: Candidate) -> Tensor:
-            return super().objective(candidate) + 0 * candidate.inputs
-
-    solution = attack.solver.solve(Once(), attack.optimiser)
+    solution = attack.solver.solve(PointAlone(), attack.optimiser)
     assert solution.candidate is not None
     position = problem.simulations[0].position(solution.candidate.unknowns[0]).item()  # type: ignore[union-attr]
     assert 0.2 < position < 0.8
@@ -358,7 +359,7 @@ def test_the_learned_point_moves_from_a_bad_start_to_where_the_truth_fits() -> N
 
 
 def test_the_learned_point_stays_on_the_path() -> None:
-    victim = overhear_client([0, 1], PLAIN)
+    victim = overhear_client([0, 1], replace(PLAIN, batch_size=None))
     simulate = LearnedPath(start=0.5, step=0.01).bind(
         build(victim.knowledge, "eval", "cpu"), victim.observation, victim.knowledge, "cpu"
     )
@@ -379,7 +380,7 @@ def colours(images: Tensor) -> Tensor:
 
 
 def test_simulation_beats_the_approximations_where_the_learning_rate_is_large() -> None:
-    victim = overhear_client([2, 3], replace(PLAIN, batch_size=None, local_epochs=4, learning_rate=0.05))
+    victim = overhear_client([0, 1], replace(PLAIN, batch_size=None, local_epochs=4, learning_rate=0.05))
     order = victim.labels.argsort()
     truth = victim.images[order]
 
@@ -392,7 +393,6 @@ def test_simulation_beats_the_approximations_where_the_learning_rate_is_large() 
 
     grey = float(-10 * torch.log10(functional.mse_loss(colours(truth), truth)))
     unrolled, surrogate, one = quality("simulation"), quality("sme"), quality("agic", depth_gain=1)
-    print(unrolled, surrogate, one, grey)
-    assert one > grey + 1
-    assert surrogate > grey + 3
-    assert unrolled > one + 2
+    assert one > grey + 2
+    assert surrogate > one + 4
+    assert unrolled > surrogate + 4
