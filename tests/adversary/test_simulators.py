@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ from adversary.inversion.simulators.path import mean_position
 from adversary.network import build, mode_of
 from fedsim.errors import FedsimError
 from fedsim.protocol import Reconstruction, TrainingPlan
+from fedsim.transcript import Transcript
 
 PLAIN = TrainingPlan(batch_size=4, local_epochs=3, learning_rate=0.1, mode="eval")
 DECAYING = replace(PLAIN, learning_rate_decay=0.5, weight_decay=0.3)
@@ -78,8 +80,10 @@ def test_the_true_images_in_the_true_order_cause_the_update_of_a_real_client(
 ) -> None:
     victim = overhear_client(SHIRTS, replace(plan, mode=mode), model=model, round=3)
     exact = bound(Unrolled("given"), victim)
-    error = relative_error(at_truth(exact, victim), exact.target)
+    simulated = at_truth(exact, victim)
+    error = relative_error(simulated, exact.target)
     assert error < 2e-3  # of the client's rounding: weights in single precision, and their small differences
+    assert Cosine()(simulated, exact.target).item() < 1e-6
     guess = bound(Unrolled("shuffled"), victim)
     assert relative_error(at_truth(guess, victim), guess.target) > 5 * error
 
@@ -203,6 +207,19 @@ def test_with_one_local_step_it_is_inverting_gradients_bit_for_bit(
     assert same(found, reference)
     weighted = ATTACKS.create("agic", iterations=25).reconstruct([victim.observation], victim.knowledge, seed=3)
     assert not torch.equal(weighted.images, reference.images)
+
+
+@pytest.mark.parametrize("attack", ["agic", "simulation", "sme"])
+def test_what_was_written_down_is_attacked_as_what_was_heard(attack: str, tmp_path: Path) -> None:
+    victim = overhear_client(SHIRTS, HEAVY, model="convnet", round=2)
+    transcript = Transcript.create(tmp_path / "transcript")
+    transcript.append(victim.observation)
+    (read,) = Transcript.open(tmp_path / "transcript")
+    live, later = (
+        ATTACKS.create(attack, iterations=4).reconstruct([seen], victim.knowledge, seed=5)
+        for seen in (victim.observation, read)
+    )
+    assert same(live, later)
 
 
 # AGIC's approximation

@@ -67,6 +67,24 @@ def test_an_attack_from_the_transcript_is_the_one_in_the_protocol(tmp_path: Path
     assert found.report.exists()
 
 
+def test_attacks_on_model_updates_from_the_transcript_are_those_in_the_protocol(tmp_path: Path) -> None:
+    """Several local steps, batches guessed by seed, an unknown of the simulator's own: loss, scores and pictures."""
+    training = {"rounds": 2, "batch_size": 2, "local_epochs": 2, "learning_rate": 0.05}
+    common = {"iterations": 8, "clients": [0], "rounds": ["last"], "lpips": False}
+    tables = [{"name": name} | common for name in ("agic", "simulation", "sme")]
+    data = SMALL | {"train_size": 16}
+    live = run(experiment(data=data, training=training, wiretap={"record": True}, attacks=tables), tmp_path / "live")
+    recorded = run(experiment(data=data, training=training, wiretap={"record": True}), tmp_path / "recorded").folder
+    again = []
+    for table in tables:
+        found = attack_run(recorded, table["name"], ["iterations=8", "lpips=false"], clients=[0], rounds=[2])
+        again += found.records
+    assert [record["attack"] for record in again] == ["agic", "simulation", "sme"]
+    assert len({record["loss"] for record in again}) == 3
+    assert without_times(again) == without_times(live.attacks)
+    assert pictures(recorded) == pictures(live.folder)
+
+
 def test_erasing_the_truth_changes_no_reconstruction(tmp_path: Path) -> None:
     """The images and labels on the server's machine are overwritten before the attack: it cannot tell."""
     recorded = run(experiment(wiretap={"record": True}), tmp_path / "recorded").folder
