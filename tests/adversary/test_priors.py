@@ -41,8 +41,6 @@ def statistics(victim: Victim, known: Any = "batch") -> Any:
     mode = "train" if victim.observation.plan is None else victim.observation.plan.mode
     network = build(victim.knowledge, mode, "cpu")
     return BatchStatistics(1.0, known).bind(network, victim.observation, victim.knowledge, "cpu")
-        build(victim.knowledge, mode, "cpu"), victim.observation, victim.knowledge, "cpu"
-    )
 
 
 # Batch-norm statistics
