@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -48,7 +49,7 @@ class SameImages:
 @functools.lru_cache(maxsize=8)
 def _filters(channels: int) -> Tensor:
     draws = seeding.generator(0, "attack", "filters")
-    return torch.randn(96, channels, 3, 3, generator=draws) / (9 * channels) ** 0.5
+    return torch.randn(96, channels, 3, 3, generator=draws) / math.sqrt(9 * channels)
 
 
 def common(images: Tensor, labels: Tensor) -> Tensor:
