@@ -23,6 +23,7 @@ from adversary.inversion import (
     SignAdam,
     SingleGradient,
     Solver,
+    TensorNorms,
     Together,
     TotalVariation,
     Unrolled,
@@ -268,6 +269,32 @@ def test_leakage_of_averaging_needs_no_order_where_agic_fails() -> None:
     plan = TrainingPlan(batch_size=2, local_epochs=3, learning_rate=0.05, mode="eval")
     victim = overhear_client([0, 1, 2], plan)
     assert quality(victim, "fedavg_leakage", iterations=120) > quality(victim, "agic", iterations=120) + 3
+
+
+def test_gradinversion_goes_far_beyond_a_grey_guess() -> None:
+    _, labels = clothes(list(range(20)))
+    distinct = [labels.tolist().index(label) for label in (0, 7)]
+    victim = overhear_client(distinct, ONE_STEP, model="cnn")
+    grey = -10 * torch.log10((victim.images - victim.images.mean(dim=(2, 3), keepdim=True)).square().mean())
+    assert quality(victim, "gradinversion", iterations=100, restarts=2) > grey + 10
+
+
+def test_without_its_priors_gradinversion_is_the_matching_of_gradients() -> None:
+    victim = overhear_client([0, 1, 2], ONE_STEP, model="convnet", width=8)
+
+    def problem(**parameters: Any) -> Any:
+        attack: Any = ATTACKS.create("gradinversion", labels="counts", **parameters)
+        return attack.problem([victim.observation], victim.knowledge, seed=0)
+
+    bare = problem(total_variation=0.0, magnitude=0.0, batch_norm="none")
+    start = bare.start(0)
+    simulate = bare.simulations[0]
+    matching = TensorNorms()(simulate(start.inputs, bare.labels), simulate.target)
+    assert torch.equal(bare.objective(start), matching)
+    priors = problem(total_variation=0.0, magnitude=0.0, batch_norm_weight=2.0)
+    images = start.inputs * priors.knowledge.std[0] + priors.knowledge.mean[0]
+    expected = matching + 2 * statistics(victim)(images)
+    torch.testing.assert_close(priors.objective(start), expected)
 
 
 def test_the_steps_of_a_plan_must_be_known() -> None:
