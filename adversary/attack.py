@@ -25,14 +25,16 @@ class Needs:
         max_examples: the most examples one update may rest on; ``None`` for any number.
         single_step: whether the update must come from one local step.
         grants: what the threat model must grant beyond the protocol.
-        observations: the most observations of one victim that the attack uses together.
+        observations: the most observations of one victim that the attack uses together; ``None`` for any number.
+        plan: whether it must be known what the server ordered, to simulate the local steps of a model.
     """
 
     kinds: frozenset[Kind] = frozenset({"model", "gradient"})
     max_examples: int | None = None
     single_step: bool = False
     grants: frozenset[Grant] = frozenset()
-    observations: int = 1
+    observations: int | None = 1
+    plan: bool = False
 
     def unmet(
         self, plan: TrainingPlan | None, examples: int, kind: Kind, granted: frozenset[Grant], count: int = 1
@@ -65,12 +67,35 @@ class Needs:
                 f"It needs to know the {grant.replace('_', ' ')}, which the threat model withholds. "
                 f"Grant {grant!r} in the attack's knowledge or choose an attack that works without."
             )
-        if count > self.observations:
+        if self.plan and plan is None and kind == "model":
+            problems.append(
+                "It simulates the client's local steps, but no training plan was sent. "
+                "Send TrainingPlan(...).to_config() as train_config."
+            )
+        if self.observations is not None and count > self.observations:
             problems.append(
                 f"It uses at most {_count(self.observations, 'observation')} of a victim together, "
-                f"but {count} were given. Give fewer."
+                f"but {count} were given. Give fewer, or lower observations in [[attacks]]."
             )
+        elif count > 1:
+            problems += self._not_of_the_same_examples(plan, examples, kind, count)
         return problems
+
+    @staticmethod
+    def _not_of_the_same_examples(plan: TrainingPlan | None, examples: int, kind: Kind, count: int) -> list[str]:
+        if plan is None:
+            return []
+        if kind == "gradient" and plan.batch_size is not None:
+            return [
+                f"It takes {count} observations to be of the same examples, but each gradient here is of a batch drawn "
+                'anew. Set batch_size = "full" in [training], or observations = 1.'
+            ]
+        if kind == "model" and plan.steps(examples) * plan.batches_of(examples) < examples:
+            return [
+                f"It takes {count} observations to be of the same examples, but {plan.steps(examples)} local steps do "
+                f"not go through all {examples}. Order more local_steps, or set observations = 1."
+            ]
+        return []
 
     @staticmethod
     def _more_than_one_step(plan: TrainingPlan | None, examples: int) -> list[str]:

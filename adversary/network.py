@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn import functional
 
 from fedsim.errors import FedsimError
 from fedsim.models import parameter_names
@@ -85,6 +86,26 @@ def logits(network: nn.Module, weights: Weights, inputs: Tensor) -> Tensor:
         buffers = {name: tensor.clone() for name, tensor in buffers.items()}
     outputs: Tensor = functional_call(network, {**weights.parameters, **buffers}, (inputs,))
     return outputs
+
+
+def loss_gradient(
+    network: nn.Module, weights: Weights, inputs: Tensor, labels: Tensor, importance: Tensor | None = None
+) -> list[Tensor]:
+    """``grad L(w; x, y)`` with the graph kept, tensors in the network's order.
+
+    Args:
+        network: in the client's mode.
+        weights: where; parameters may themselves depend on the inputs, as in a simulated training.
+        inputs: as the network is fed, [N, C, H, W].
+        labels: int64 [N], or probabilities [N, classes].
+        importance: share of each example in the mean, [N], summing to 1; ``None`` for equal shares.
+    """
+    outputs = logits(network, weights, inputs)
+    if importance is None:
+        loss = functional.cross_entropy(outputs, labels)
+    else:
+        loss = (functional.cross_entropy(outputs, labels, reduction="none") * importance).sum()
+    return list(torch.autograd.grad(loss, list(weights.parameters.values()), create_graph=True))
 
 
 def gradients_behind(observation: Observation, weights: Weights) -> list[Tensor]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+
+from adversary.inversion.weights import LayerWeights
 
 TINY = 1e-15
 """Least norm that the cosine divides by; far below any gradient that carries information."""
@@ -18,6 +20,14 @@ class Distance(Protocol):
 
     def __call__(self, simulated: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
         """The dissimilarity, a scalar."""
+
+
+@runtime_checkable
+class LayerWise(Protocol):
+    """What makes a distance once the network is known."""
+
+    def bind(self, depths: Sequence[int]) -> Distance:
+        """The distance for tensors that lie at these depths, 0 at the input."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,19 @@ class Euclidean:
 
 
 @dataclass(frozen=True)
+class TensorNorms:
+    """Sum over tensors of the norm of their difference, over that of the norms observed (GradInversion, equation 3).
+
+    A norm that is not squared does not let the tensors with the largest gradients decide alone. The paper does not
+    divide; here the weights of priors then mean the same whatever the size of the gradients.
+    """
+
+    def __call__(self, simulated: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
+        gaps = torch.stack([_norm([s - t]) for s, t in zip(simulated, target, strict=True)])
+        return gaps.sum() / torch.stack([_norm([t]) for t in target]).sum()
+
+
+@dataclass(frozen=True)
 class Cosine:
     """One minus the cosine of the two updates as two long vectors (Inverting Gradients, equation 4).
 
@@ -51,6 +74,41 @@ class Cosine:
 
     def __call__(self, simulated: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
         return cosine_distance(simulated, target)
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """A distance in which tensor i counts ``lambda_i`` times: both updates are multiplied by ``sqrt(lambda_i)``.
+
+    With ``Cosine`` this is ``1 - sum_i l_i <s_i, t_i> / sqrt(sum_i l_i |s_i|^2 sum_i l_i |t_i|^2)``, with
+    ``Euclidean`` ``sum_i l_i |s_i - t_i|^2``.
+
+    Attributes:
+        distance: the one weighted.
+        weights: lambda, of depth and of the update observed.
+    """
+
+    distance: Distance
+    weights: LayerWeights
+
+    def bind(self, depths: Sequence[int]) -> Distance:
+        return BoundWeighted(self.distance, self.weights, tuple(depths))
+
+
+@dataclass(frozen=True)
+class BoundWeighted:
+    """``Weighted`` for tensors at known depths."""
+
+    distance: Distance
+    weights: LayerWeights
+    depths: tuple[int, ...]
+
+    def __call__(self, simulated: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
+        roots = self.weights(self.depths, target).sqrt().unbind()
+        return self.distance(
+            [root * s for root, s in zip(roots, simulated, strict=True)],
+            [root * t for root, t in zip(roots, target, strict=True)],
+        )
 
 
 def cosine_distance(simulated: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:

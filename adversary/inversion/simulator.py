@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from adversary.network import Weights, gradients_behind, logits, place
 from fedsim.protocol import Knowledge, Observation
 
 
@@ -34,37 +31,40 @@ class Simulator(Protocol):
 
     def bind(
         self, network: nn.Module, observation: Observation, knowledge: Knowledge, device: torch.device | str
-    ) -> Simulation:
+    ) -> Simulation | Searching:
         """Everything that does not depend on the candidate, worked out."""
 
 
-@dataclass(frozen=True)
-class SingleGradient:
-    """One gradient of the mean cross-entropy at the weights that were sent.
+@runtime_checkable
+class Searching(Protocol):
+    """A simulation with an unknown of its own, which is searched for along with the inputs."""
 
-    Exact for an update of one step. An update of several is taken for a multiple of one gradient over all
-    the client's examples.
-    """
+    @property
+    def target(self) -> list[Tensor]:
+        """As that of a ``Simulation``."""
 
-    def bind(
-        self,
-        network: nn.Module,
-        observation: Observation,
-        knowledge: Knowledge,  # noqa: ARG002  (unrolling simulators read the batch order)
-        device: torch.device | str,
-    ) -> Simulation:
-        weights = place(network, observation.sent, device)
-        return BoundGradient(network, weights, gradients_behind(observation, weights))
+    def start(self) -> Tensor:
+        """Where the search for the unknown begins, on the device.
+
+        In such units that a change of 1 is to the unknown what a change of 1 is to an input.
+        """
+
+    def project(self, unknown: Tensor) -> None:
+        """Put the unknown back among its valid values, in place."""
+
+    def at(self, unknown: Tensor) -> Simulation:
+        """The simulation with its unknown set, differentiable in it."""
 
 
-@dataclass(frozen=True)
-class BoundGradient:
-    """``SingleGradient`` of one observation: ``w -> grad L(w; x, y)`` with the graph kept."""
+@runtime_checkable
+class Copying(Protocol):
+    """A simulation that is given several copies of all inputs, one after the other: [copies * N, C, H, W]."""
 
-    network: nn.Module
-    weights: Weights
-    target: list[Tensor]
+    @property
+    def copies(self) -> int:
+        """How many; the labels [N] are those of each."""
 
-    def __call__(self, inputs: Tensor, labels: Tensor) -> list[Tensor]:
-        loss = functional.cross_entropy(logits(self.network, self.weights, inputs), labels)
-        return list(torch.autograd.grad(loss, list(self.weights.parameters.values()), create_graph=True))
+
+def copies_in(simulation: object) -> int:
+    """Copies of the inputs that a simulation asks for; 1 unless it says otherwise."""
+    return simulation.copies if isinstance(simulation, Copying) else 1

@@ -21,19 +21,23 @@ class Candidate:
     Attributes:
         inputs: as the network is fed, [N, C, H, W].
         label_logits: [N, classes] where labels are optimised with the inputs.
+        unknowns: of the simulations that have some.
     """
 
     inputs: Tensor
     label_logits: Tensor | None = None
+    unknowns: tuple[Tensor, ...] = ()
 
     def variables(self) -> list[Tensor]:
         """The tensors to optimise."""
-        return [self.inputs] if self.label_logits is None else [self.inputs, self.label_logits]
+        logits = [] if self.label_logits is None else [self.label_logits]
+        return [self.inputs, *logits, *self.unknowns]
 
     def snapshot(self) -> Candidate:
         """A copy that stays as it is while the search goes on."""
         logits = None if self.label_logits is None else self.label_logits.detach().clone()
-        return Candidate(self.inputs.detach().clone(), logits)
+        unknowns = tuple(unknown.detach().clone() for unknown in self.unknowns)
+        return Candidate(self.inputs.detach().clone(), logits, unknowns)
 
 
 class Problem(Protocol):

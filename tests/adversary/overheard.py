@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from clients import batches, training
 from fedsim import models
 from fedsim.data import load
 from fedsim.protocol import Knowledge, Observation, TrainingPlan
@@ -91,6 +93,28 @@ def overhear_model(
         sgd.step()
     observation = Observation(1, 0, sent, state(network), "model", len(labels), plan)
     return Victim(observation, Knowledge(make, tuple(images.shape[1:]), 10), images, labels)
+
+
+def overhear_client(
+    positions: list[int],
+    plan: TrainingPlan,
+    *,
+    model: str = "cnn",
+    round: int = 1,
+    network: nn.Module | None = None,
+    **parameters: Any,
+) -> Victim:
+    """What a client of fedsim sends after its own local training; its labels and order of batches are granted."""
+    data = load("fashion_mnist_small").test.subset(torch.tensor(positions))
+    make = models.builder(model, SHAPE, 10, seed=0, **parameters)
+    network = make() if network is None else network
+    sent = state(network)
+    order = batches(plan, len(data), seed=0, client=0, round=round)
+    mean, std = (0.3,), (0.35,)
+    training.local_steps(network, data, (mean, std), order, plan, round=round)
+    observation = Observation(round, 0, sent, state(network), "model", len(data), plan)
+    knowledge = Knowledge(make, SHAPE, 10, mean, std, labels=data.labels, batch_order=tuple(order))
+    return Victim(observation, knowledge, data.images.float() / 255, data.labels)
 
 
 def psnr(found: Tensor, truth: Tensor) -> float:
