@@ -6,13 +6,21 @@ from adversary.inversion.optimiser import LBFGS, Adam, Optimiser, SignAdam
 from adversary.inversion.prior import Prior, TotalVariation, total_variation
 from adversary.inversion.problem import InversionProblem
 from adversary.inversion.simulator import Searching, Simulation, Simulator
-from adversary.inversion.simulators import LearnedPath, PathGradient, PooledGradient, SingleGradient, Unrolled
+from adversary.inversion.simulators import (
+    Corrected,
+    LearnedPath,
+    PathGradient,
+    PooledGradient,
+    SingleGradient,
+    Unrolled,
+)
 from adversary.inversion.solver import Candidate, Problem, Solution, Solver
 
 __all__ = [
     "LBFGS",
     "Adam",
     "Candidate",
+    "Corrected",
     "Cosine",
     "Distance",
     "Euclidean",
