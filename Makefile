@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Two compute threads on a busy core are many times slower than one; the engines bring their own workers.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: federation demo test test-slow lint bench clean install install-dev reproduce-dlg reproduce-inverting-gradients
+.PHONY: demo test test-slow lint bench bench-precision federation clean install install-dev
 
 demo: install
 	$(BIN)/fedsim run experiments/configs/quickstart.toml $(if $(OUT),--out $(OUT))
@@ -25,14 +25,23 @@ lint: install-dev
 bench: install
 	$(BIN)/python -m experiments.benchmarks.local_engine
 
+bench-precision: install
+	$(BIN)/python -m experiments.benchmarks.precision
+
 federation: install
 	$(BIN)/python -m experiments.flower.federation --set data.clients=4
 
+.PHONY: reproduce-dlg
 reproduce-dlg: install
 	$(BIN)/python -m experiments.reproduce.dlg_single
 
+.PHONY: reproduce-inverting-gradients
 reproduce-inverting-gradients: install
 	$(BIN)/python -m experiments.reproduce.inverting_gradients
+
+.PHONY: reproduce-labels
+reproduce-labels: install
+	$(BIN)/python -m experiments.reproduce.labels
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -5,11 +5,9 @@ Geiping, Bauermeister, Dröge, Moeller. NeurIPS 2020. arXiv:2003.14053.
 
 from __future__ import annotations
 
-from typing import Literal
-
 from adversary.attack import ATTACKS
 from adversary.inversion import Cosine, Inversion, SignAdam, SingleGradient, Solver, TotalVariation
-from adversary.labels import LABEL_RULES
+from adversary.labels import LABEL_RULES, Recovery
 
 
 @ATTACKS.register("inverting_gradients")
@@ -20,7 +18,7 @@ def inverting_gradients(
     seconds: float | None = None,
     total_variation: float = 1e-5,
     learning_rate: float = 0.1,
-    labels: Literal["counts", "bias_corrected", "yin", "given", "optimised"] = "counts",
+    labels: Recovery = "counts",
 ) -> Inversion:
     """Match the direction of the gradient, with a prior for smooth images, by signed Adam.
 

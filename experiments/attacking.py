@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import torch
 
 from adversary import ATTACKS
@@ -66,11 +67,11 @@ def _check(campaign: Campaign, experiment: Experiment) -> None:
     plan = experiment.plan
     kind: Kind = "gradient" if plan.algorithm == "fedsgd" else "model"
     problems: list[str] = []
-    for client, shard in enumerate(experiment.shards):
-        if campaign.clients is None or client in campaign.clients:
-            examples = plan.batches_of(len(shard)) if kind == "gradient" else len(shard)
-            found = campaign.attack.needs.unmet(plan, examples, kind, campaign.grants)
-            problems += [problem for problem in found if problem not in problems]
+    sizes = experiment.shards.sizes
+    for size in np.unique(sizes if campaign.clients is None else sizes[list(campaign.clients)]).tolist():
+        examples = plan.batches_of(size) if kind == "gradient" else size
+        found = campaign.attack.needs.unmet(plan, examples, kind, campaign.grants)
+        problems += [problem for problem in found if problem not in problems]
     refuse(problems[:3], campaign.label)
 
 

@@ -23,7 +23,7 @@ from clients.faults import faults_mod
 from experiments import config as configuration
 from experiments.config import Config
 from fedsim import models
-from fedsim.data import DataSet, Images, load, partition
+from fedsim.data import DataSet, Images, Shards, load, partition
 from fedsim.engines import ENGINES
 from fedsim.engines.local import can_fork
 from fedsim.errors import FedsimError, invalid
@@ -72,7 +72,7 @@ class Experiment:
         )
 
     @cached_property
-    def shards(self) -> list[Tensor]:
+    def shards(self) -> Shards:
         """Positions in the training split of each client's images, int64."""
         table = self.config.data
         return partition(
@@ -185,7 +185,7 @@ class Experiment:
 
     def batches(self, client: int, round: int) -> list[Tensor]:
         """Positions in a client's shard of the batch of each local step of a round."""
-        return batches(self.plan, len(self.shards[client]), seed=self.config.seed, client=client, round=round)
+        return batches(self.plan, int(self.shards.sizes[client]), seed=self.config.seed, client=client, round=round)
 
     def truth(self, client: int, round: int) -> tuple[Tensor, Tensor]:
         """The images a client's update was made of, and their labels; for scoring alone.
@@ -235,9 +235,7 @@ class Experiment:
                 'them: the results are the same, but slower than with "float32".',
                 stacklevel=2,
             )
-        sizes = [len(shard) for shard in self.shards]
-        smallest = min(range(len(sizes)), key=sizes.__getitem__)
-        self.batches(smallest, 1)
+        self.batches(int(self.shards.sizes.argmin()), 1)
         if self.environment.device:
             self._try_model()
 

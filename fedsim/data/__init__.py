@@ -5,6 +5,7 @@ from fedsim.data.folder import import_folder
 from fedsim.data.images import DataSet, Images, normalised
 from fedsim.data.npz import import_npz
 from fedsim.data.partition import PARTITIONS, describe, partition
+from fedsim.data.shards import Shards
 from fedsim.data.sources import DATA, load
 from fedsim.data.summary import overview, show
 
@@ -13,6 +14,7 @@ __all__ = [
     "PARTITIONS",
     "DataSet",
     "Images",
+    "Shards",
     "describe",
     "fetch",
     "import_folder",

@@ -50,7 +50,7 @@ def assert_close(one: dict[str, Tensor], other: dict[str, Tensor], tolerance: fl
 
 
 def everything(experiment: Experiment) -> tuple[Tensor, Tensor]:
-    members = torch.cat(experiment.shards)
+    members = torch.cat(list(experiment.shards))
     data = experiment.data
     return normalised(data.train.images[members], data.mean, data.std), data.train.labels[members]
 

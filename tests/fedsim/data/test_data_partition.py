@@ -14,37 +14,41 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedsim.data import PARTITIONS, describe, load, partition
+from fedsim.data import PARTITIONS, Shards, describe, load, partition
 from fedsim.data.partition import shuffled
 from fedsim.errors import FedsimError
 from fedsim.seeding import derive
 
 LABELS = torch.randperm(3000, generator=torch.Generator().manual_seed(0)) % 10
 CLIENTS = 10
-PARAMETERS = {"sizes": {"sizes": [100 + 10 * i for i in range(CLIENTS)]}, "inner_dirichlet": {"alpha": 0.3}}
+PARAMETERS: dict[str, dict[str, object]] = {
+    "sizes": {"sizes": [100 + 10 * i for i in range(CLIENTS)]},
+    "inner_dirichlet": {"alpha": 0.3},
+    "overlapping": {"examples": 40},
+}
 CLIENTS_OF = {"exponential": 5}  # at ten the smallest client would get nothing
 WHOLE = ["iid", "dirichlet", "pathological", "distribution", "linear", "square"]
 
 
 def dealt(
     name: str, *, seed: int = 0, labels: Tensor = LABELS, clients: int | None = None, **parameters: object
-) -> list[Tensor]:
+) -> Shards:
     given = PARAMETERS.get(name, {}) | parameters
     clients = CLIENTS_OF.get(name, CLIENTS) if clients is None else clients
     return partition(labels, name, clients, classes=10, seed=seed, **given)
 
 
-def same(one: list[Tensor], other: list[Tensor]) -> bool:
+def same(one: Shards, other: Shards) -> bool:
     return all(a.equal(b) for a, b in zip(one, other, strict=True))
 
 
 @pytest.mark.parametrize("name", PARTITIONS.names())
 def test_shards_are_disjoint_ascending_and_seeded(name: str) -> None:
     shards = dealt(name)
-    every = torch.cat(shards)
+    every = torch.cat(list(shards))
     assert len(shards) == CLIENTS_OF.get(name, CLIENTS)
     assert every.dtype == torch.int64
-    assert len(every.unique()) == len(every)
+    assert len(every.unique()) == len(every) or name == "overlapping"
     assert all((shard.diff() > 0).all() for shard in shards)
     assert (len(every) == len(LABELS)) or name not in WHOLE
     assert same(shards, dealt(name))
@@ -155,6 +159,8 @@ def test_labels_need_not_be_consecutive() -> None:
         ("distribution", 11, {}, ["not a multiple of the 10 classes"]),
         ("square", 1000, {}, ["square", "Take fewer clients"]),
         ("exponential", 1000, {}, ["exponential", "Take fewer clients"]),
+        ("overlapping", 5, {"examples": 3001}, ["examples = 3001", "1 to 3000"]),
+        ("overlapping", 5, {}, ["examples"]),
         ("sizes", 5, {"sizes": [1, 2]}, ["2 sizes for 5 clients"]),
         ("sizes", 2, {"sizes": [3000, 1]}, ["at most 3000"]),
         ("sizes", 2, {"sizes": [3, 0]}, ["1 or more"]),
@@ -170,7 +176,7 @@ def test_what_cannot_be_dealt_out_is_told(
         assert word in str(caught.value)
 
 
-def overlapping(labels: Tensor, clients: int, classes: int, seed: int) -> list[Tensor]:
+def twice(labels: Tensor, clients: int, classes: int, seed: int) -> list[Tensor]:
     return [torch.arange(5)] * clients
 
 
@@ -178,7 +184,7 @@ def outside(labels: Tensor, clients: int, classes: int, seed: int) -> list[Tenso
     return [torch.tensor([len(labels) + i]) for i in range(clients)]
 
 
-@pytest.mark.parametrize(("function", "word"), [("overlapping", "two clients"), ("outside", "not int64 in")])
+@pytest.mark.parametrize(("function", "word"), [("twice", "two clients"), ("outside", "not int64 in")])
 def test_a_partition_of_the_users_own_is_checked(function: str, word: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "their_module", sys.modules[__name__])
     with pytest.raises(FedsimError, match=word):
@@ -191,6 +197,20 @@ def test_a_hundred_thousand_clients_take_seconds() -> None:
     shards = dealt("iid", labels=labels, clients=100_000)
     assert time.perf_counter() - start < 10
     assert {len(shard) for shard in shards} == {1, 2}
+
+
+def test_clients_that_draw_for_themselves_share_images_and_are_as_many_as_you_like() -> None:
+    shards = dealt("overlapping", clients=100_000, examples=30)
+    assert len(shards) == 100_000
+    assert (shards.sizes == 30).all()
+    some = torch.stack([shards[client] for client in range(2_000)])
+    assert all(len(row.unique()) == 30 for row in some)
+    # Uniform over 3000 images: each is drawn 20 times on average, with the variance of a binomial.
+    counts = torch.bincount(some.flatten(), minlength=3000).double()
+    assert counts.mean() == 20
+    assert abs(float(counts.var()) / (2_000 * 0.01 * 0.99) - 1) < 0.1
+    assert shards[7].equal(dealt("overlapping", clients=50, examples=30)[7])  # whoever else there is
+    assert "which share 3000 images" in describe(shards, LABELS, [str(n) for n in range(10)])
 
 
 def test_the_description_shows_every_count() -> None:
