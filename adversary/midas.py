@@ -6,7 +6,7 @@ from typing import Literal
 
 from adversary.attack import ATTACKS, Needs
 from adversary.inversion import Corrected, Cosine, Inversion, SignAdam, Solver, TotalVariation, Unrolled
-from adversary.labels import LABEL_RULES
+from adversary.labels import LABEL_RULES, Recovery
 from fedsim.errors import invalid
 from fedsim.protocol import Grant
 
@@ -21,7 +21,7 @@ def midas(
     learning_rate: float = 0.1,
     correct_every: int = 25,
     batch_order: Literal["shuffled", "pooled", "given"] = "pooled",
-    labels: Literal["counts", "bias_corrected", "yin", "given", "optimised"] = "counts",
+    labels: Recovery = "counts",
 ) -> Inversion:
     """Match one gradient from the middle of the client's way, and correct what it leaves out by replaying the client.
 
