@@ -1,6 +1,16 @@
 """What a curious server computes from what it saw: attacks by name, their parts, and campaigns."""
 
-from adversary import agic, dlg, idlg, inverting_gradients, midas, simulation, sme  # noqa: F401  (each registers itself)
+from adversary import (  # noqa: F401  (each registers itself)
+    agic,
+    dlg,
+    fedavg_leakage,
+    gradinversion,
+    idlg,
+    inverting_gradients,
+    midas,
+    simulation,
+    sme,
+)
 from adversary.attack import ATTACKS, Attack, Needs, Progress, check, failure
 from fedsim.protocol import Knowledge, Reconstruction
 

@@ -75,7 +75,7 @@ class Needs:
         if self.observations is not None and count > self.observations:
             problems.append(
                 f"It uses at most {_count(self.observations, 'observation')} of a victim together, "
-                f"but {count} were given. Give fewer."
+                f"but {count} were given. Give fewer, or lower observations in [[attacks]]."
             )
         elif count > 1:
             problems += self._not_of_the_same_examples(plan, examples, kind, count)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 
@@ -14,6 +14,8 @@ from adversary.attack import Attack, Progress, check, failure
 from fedsim import seeding
 from fedsim.errors import FedsimError, invalid
 from fedsim.protocol import Grant, Knowledge, Observation, Reconstruction
+
+Past = TypeVar("Past")
 
 Rounds = int | Sequence[int | Literal["first", "middle", "last"]] | str
 
@@ -29,6 +31,8 @@ class Campaign:
         clients: the clients attacked; ``None`` for all.
         per_round: at most so many victims a round, the first of the cohort.
         grants: what the threat model grants beyond the protocol.
+        observations: how many observations of a victim are used together at most: that of the round attacked
+            and the last ones before it, as many as there are.
     """
 
     attack: Attack
@@ -37,6 +41,7 @@ class Campaign:
     clients: tuple[int, ...] | None = None
     per_round: int | None = None
     grants: frozenset[Grant] = field(default_factory=frozenset)
+    observations: int = 1
 
     def victims(self, round: int, cohort: Sequence[int]) -> list[int]:
         """The clients of a round's cohort that are attacked, in ascending order."""
@@ -45,27 +50,49 @@ class Campaign:
         chosen = [client for client in sorted(cohort) if self.clients is None or client in self.clients]
         return chosen[: self.per_round]
 
+    def hears(self, round: int, client: int) -> bool:
+        """Whether what a client sends in a round may be used, in that round's attack or a later one's."""
+        if self.clients is not None and client not in self.clients:
+            return False
+        if self.rounds is None or round in self.rounds:
+            return True
+        return self.observations > 1 and any(later > round for later in self.rounds)
+
+    def together(self, before: Iterable[Past]) -> list[Past]:
+        """Which of a client's earlier observations, in the order of rounds, an attack uses too."""
+        return list(before)[-(self.observations - 1) :] if self.observations > 1 else []
+
     def run(
         self,
         observation: Observation,
         knowledge: Knowledge,
         *,
+        earlier: Sequence[Observation] = (),
         seed: int,
         device: torch.device | str = "cpu",
         progress: Progress | None = None,
     ) -> Reconstruction:
-        """Attack one victim. The result depends on the observation, the knowledge and the seed alone.
+        """Attack one victim. The result depends on the observations, the knowledge and the seed alone.
 
         An attack that breaks numerically still counts: it leaves a grey guess, and ``stopped_by`` says why.
+
+        Args:
+            observation: of the round attacked.
+            knowledge: what the threat model grants.
+            seed: of the run.
+            device: where to compute.
+            progress: called now and then.
+            earlier: observations of the same victim that are used together with it, in the order of rounds.
 
         Raises:
             FedsimError: the attack cannot use this observation at all.
         """
-        check(self.attack, [observation], knowledge)
+        seen = [*earlier, observation]
+        check(self.attack, seen, knowledge)
         own = seeding.derive(seed, "attack", self.label, observation.round, observation.client)
         started = time.monotonic()
         try:
-            return self.attack.reconstruct([observation], knowledge, seed=own, device=device, progress=progress)
+            return self.attack.reconstruct(seen, knowledge, seed=own, device=device, progress=progress)
         except (RuntimeError, ArithmeticError) as error:
             failed = failure(observation, knowledge, f"failed: {(str(error) or type(error).__name__).splitlines()[0]}")
             return replace(failed, seconds=time.monotonic() - started)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import shutil
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +59,7 @@ def campaign_of(config: Config, table: AttackTable) -> Campaign:
         clients=clients,
         per_round=per_round,
         grants=frozenset(table.grants),
+        observations=table.observations,
     )
 
 
@@ -70,16 +71,25 @@ def _check(campaign: Campaign, experiment: Experiment) -> None:
     sizes = experiment.shards.sizes
     for size in np.unique(sizes if campaign.clients is None else sizes[list(campaign.clients)]).tolist():
         examples = plan.batches_of(size) if kind == "gradient" else size
-        found = campaign.attack.needs.unmet(plan, examples, kind, campaign.grants)
+        found = campaign.attack.needs.unmet(plan, examples, kind, campaign.grants, campaign.observations)
         problems += [problem for problem in found if problem not in problems]
     refuse(problems[:3], campaign.label)
 
 
-def reconstruct(experiment: Experiment, table: AttackTable, observation: Observation) -> Reconstruction:
-    """Attack one victim; the result depends on the arguments alone, wherever and whenever it is computed."""
+def reconstruct(
+    experiment: Experiment, table: AttackTable, observation: Observation, earlier: Sequence[Observation] = ()
+) -> Reconstruction:
+    """Attack one victim; the result depends on the arguments alone, wherever and whenever it is computed.
+
+    Args:
+        experiment: for the threat model's grants and the seed.
+        table: the attack.
+        observation: of the round attacked.
+        earlier: of the same victim, to be used together with it.
+    """
     campaign = campaign_of(experiment.config, table)
     knowledge = experiment.knowledge(campaign.grants, client=observation.client, round=observation.round)
-    return campaign.run(observation, knowledge, seed=experiment.config.seed, device=experiment.device)
+    return campaign.run(observation, knowledge, seed=experiment.config.seed, device=experiment.device, earlier=earlier)
 
 
 @functools.lru_cache(maxsize=1)
@@ -87,9 +97,11 @@ def _experiment_of(config: str) -> Experiment:
     return Experiment(Config.model_validate_json(config))
 
 
-def _reconstruct_elsewhere(config: str, table: AttackTable, observation: Observation) -> Reconstruction:
+def _reconstruct_elsewhere(
+    config: str, table: AttackTable, observation: Observation, earlier: Sequence[Observation]
+) -> Reconstruction:
     """``reconstruct`` in a worker process, which makes the experiment's parts once."""
-    return reconstruct(_experiment_of(config), table, observation)
+    return reconstruct(_experiment_of(config), table, observation, earlier)
 
 
 class Victims:
@@ -117,7 +129,10 @@ class Victims:
         self._folder = folder
         self._progress = progress
         self._overheard: dict[int, Observation] = {}
-        self._jobs: deque[tuple[AttackTable, Observation, Future[Reconstruction]]] = deque()
+        self._before: defaultdict[int, deque[Observation]] = defaultdict(
+            lambda: deque(maxlen=max(table.observations for table in tables) - 1)
+        )
+        self._jobs: deque[tuple[AttackTable, Sequence[Observation], Future[Reconstruction]]] = deque()
         self._submitted = 0
         self._waiting = folder.checkpoint / "overheard"
         self._store: Transcript | None = None
@@ -132,7 +147,7 @@ class Victims:
 
     def resume(self, round: int) -> None:
         """Take up the victims of rounds up to ``round`` that were overheard but are not written down yet."""
-        if self._workers is None:
+        if self._workers is None and all(table.observations == 1 for table, _ in self._attacks):
             return
         if round == 0 or not (self._waiting / "index.jsonl").exists():
             shutil.rmtree(self._waiting, ignore_errors=True)
@@ -146,14 +161,15 @@ class Victims:
             for table, campaign in self._attacks:
                 for client in campaign.victims(number, list(heard)):
                     if (campaign.label, number, client) not in done:
-                        self.attack(table, self._store.read(heard[client]))
+                        self.attack(table, self._store.read(heard[client]), campaign.together(self._before[client]))
+            self._remember({client: self._store.read(entry) for client, entry in heard.items()})
 
     def observers(self) -> list[Callable[[Observation], None]]:
         """What the wiretap calls; nothing if nobody is attacked."""
         return [self._overhear] if self._attacks else []
 
     def _overhear(self, observation: Observation) -> None:
-        if any(c.rounds is None or observation.round in c.rounds for _, c in self._attacks):
+        if any(campaign.hears(observation.round, observation.client) for _, campaign in self._attacks):
             self._overheard[observation.client] = observation
             if self._store is not None:  # the processes may be cut off with victims waiting
                 self._store.append(observation)
@@ -163,34 +179,43 @@ class Victims:
         heard, self._overheard = self._overheard, {}
         for table, campaign in self._attacks:
             for client in campaign.victims(round, list(heard)):
-                self.attack(table, heard[client])
+                self.attack(table, heard[client], campaign.together(self._before[client]))
+        self._remember(heard)
         self._write_finished()
 
-    def attack(self, table: AttackTable, observation: Observation) -> None:
+    def _remember(self, heard: Mapping[int, Observation]) -> None:
+        """Keep a round's observations for the attacks of later rounds."""
+        for client, observation in heard.items():
+            self._before[client].append(observation)
+
+    def attack(self, table: AttackTable, observation: Observation, earlier: Sequence[Observation] = ()) -> None:
         """Start on one victim; waits while too many are waiting already."""
         while len(self._jobs) >= WAITING:
             wait([self._jobs[0][2]])
             self._write_finished()
         self._submitted += 1
         self._progress(self._submitted, None)
-        self._jobs.append((table, observation, self._submit(table, observation)))
+        self._jobs.append((table, [*earlier, observation], self._submit(table, observation, earlier)))
 
-    def _submit(self, table: AttackTable, observation: Observation) -> Future[Reconstruction]:
+    def _submit(
+        self, table: AttackTable, observation: Observation, earlier: Sequence[Observation]
+    ) -> Future[Reconstruction]:
         if self._workers is not None:
             config = self._experiment.config.model_dump_json()
-            return self._workers.submit(_reconstruct_elsewhere, config, table, observation)
+            return self._workers.submit(_reconstruct_elsewhere, config, table, observation, earlier)
         done: Future[Reconstruction] = Future()
-        done.set_result(reconstruct(self._experiment, table, observation))
+        done.set_result(reconstruct(self._experiment, table, observation, earlier))
         return done
 
     def _write_finished(self, *, wait_for_all: bool = False) -> None:
         while self._jobs and (wait_for_all or self._jobs[0][2].done()):
-            table, observation, job = self._jobs.popleft()
-            record = self._judge(table, observation, job.result())
+            table, together, job = self._jobs.popleft()
+            record = self._judge(table, together, job.result())
             self._folder.append_attack(record)
             self._progress(self._submitted, record)
 
-    def _judge(self, table: AttackTable, seen: Observation, found: Reconstruction) -> dict[str, Any]:
+    def _judge(self, table: AttackTable, together: Sequence[Observation], found: Reconstruction) -> dict[str, Any]:
+        seen = together[-1]
         # Late, as torchmetrics takes seconds to load: attacking processes and clients of Flower's runtime need none.
         from experiments.scoring import scorable, score
 
@@ -203,6 +228,7 @@ class Victims:
             "round": seen.round,
             "client": seen.client,
             "examples": len(images),
+            "observations": len(together),
             **scores.record(),
             "loss": found.loss,
             "iterations": found.iterations,
@@ -259,7 +285,7 @@ def attack_run(
     Args:
         run: the run folder.
         name: the attack.
-        changes: its parameters, and ``grants``, as ``key=value``.
+        changes: its parameters, ``grants`` and ``observations``, as ``key=value``.
         clients: only these.
         rounds: only these.
         label: what results are called, the name by default; one that the run has already is refused.
@@ -291,11 +317,13 @@ def attack_run(
             f"The transcript has no observation of these clients in these rounds. It has {len(recorded)}, for "
             f"instance (round, client) = {recorded[:5]}."
         )
-    before = len(folder.read_attacks())
+    already = len(folder.read_attacks())
     with (
         Progress(experiment.config.training.rounds, quiet=quiet) as progress,
         Victims(experiment, [table], folder, progress.attacked) as victims,
     ):
         for entry in wanted:
-            victims.attack(table, transcript.read(entry))
-    return Attacked(folder.read_attacks()[before:], write_report(folder.path))
+            before = [one for one in transcript.entries if one.client == entry.client and one.round < entry.round]
+            earlier = [transcript.read(one) for one in campaign.together(before)]
+            victims.attack(table, transcript.read(entry), earlier)
+    return Attacked(folder.read_attacks()[already:], write_report(folder.path))

@@ -165,6 +165,8 @@ class AttackTable(Part):
         rounds: numbers, or ``first``, ``middle``, ``last``, or ``"all"``, or ``"every 10"``.
         clients: numbers, or ``"all"``, or how many of the cohort (the first ones) as an integer.
         grants: what the threat model grants beyond the protocol: ``labels``, ``batch_order``.
+        observations: how many observations of a victim are used together at most: that of the round attacked and
+            the last ones before it, as many as there are. Those of future attacks are kept on disk until the end.
         lpips: whether LPIPS is computed too, where its weights are there.
     """
 
@@ -173,6 +175,7 @@ class AttackTable(Part):
     rounds: int | list[int | Literal["first", "middle", "last"]] | str = ["first"]
     clients: int | list[int] | Literal["all"] = "all"
     grants: list[Grant] = []
+    observations: int = Field(1, ge=1)
     lpips: bool = True
 
 

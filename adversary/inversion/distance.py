@@ -52,6 +52,19 @@ class Euclidean:
 
 
 @dataclass(frozen=True)
+class TensorNorms:
+    """Sum over tensors of the norm of their difference, over that of the norms observed (GradInversion, equation 3).
+
+    A norm that is not squared does not let the tensors with the largest gradients decide alone. The paper does not
+    divide; here the weights of priors then mean the same whatever the size of the gradients.
+    """
+
+    def __call__(self, simulated: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
+        gaps = torch.stack([_norm([s - t]) for s, t in zip(simulated, target, strict=True)])
+        return gaps.sum() / torch.stack([_norm([t]) for t in target]).sum()
+
+
+@dataclass(frozen=True)
 class Cosine:
     """One minus the cosine of the two updates as two long vectors (Inverting Gradients, equation 4).
 

@@ -12,8 +12,9 @@ from torch import Tensor
 from adversary import labels as rules
 from adversary.attack import Needs, Progress, check, failure
 from adversary.inversion.distance import Distance, LayerWise
+from adversary.inversion.group import Group
 from adversary.inversion.optimiser import Optimiser
-from adversary.inversion.prior import Prior
+from adversary.inversion.prior import Observing, Prior
 from adversary.inversion.problem import Combine, InversionProblem
 from adversary.inversion.simulator import Simulator
 from adversary.inversion.solver import Solver
@@ -39,6 +40,8 @@ class Inversion:
         prior: what images look like; ``None`` for no prior.
         requires: what the parts ask of a victim; a grant that the label rule needs is added.
         combine: how observations count together, see ``InversionProblem``.
+        group: starting points that are searched together, see ``Group``; 1 for each restart alone.
+        consistency: how much a group is pulled to its mean.
     """
 
     labels: rules.LabelRule
@@ -46,9 +49,11 @@ class Inversion:
     distance: Distance | LayerWise
     optimiser: Optimiser
     solver: Solver
-    prior: Prior | None = None
+    prior: Prior | Observing | None = None
     requires: Needs = field(default_factory=Needs)
     combine: Combine = "mean"
+    group: int = 1
+    consistency: float = 0.0
 
     @property
     def needs(self) -> Needs:
@@ -69,15 +74,17 @@ class Inversion:
         check(self, observations, knowledge)
         began = time.monotonic()
         problem = self.problem(observations, knowledge, seed=seed, device=device)
-        solution = self.solver.solve(problem, self.optimiser, progress)
+        together = Group(problem, self.group, self.consistency) if self.group > 1 else None
+        solution = self.solver.solve(together or problem, self.optimiser, progress)
         if solution.candidate is None:
             found = failure(observations[0], knowledge, solution.stopped_by)
             known = problem.labels
             found = found if known is None else replace(found, labels=known.cpu())
         else:
+            best = together.best(solution.candidate) if together else solution.candidate
             found = Reconstruction(
-                images=problem.images(solution.candidate),
-                labels=problem.hard_labels(solution.candidate).cpu(),
+                images=problem.images(best),
+                labels=problem.hard_labels(best).cpu(),
                 loss=solution.loss,
                 stopped_by=solution.stopped_by,
             )
@@ -108,10 +115,13 @@ class Inversion:
         if isinstance(distance, LayerWise):
             layers = depths(network, place(network, first.sent, device), knowledge.input_shape)
             distance = distance.bind(layers * (len(observations) if self.combine == "concat" else 1))
+        prior = self.prior
+        if isinstance(prior, Observing):
+            prior = prior.bind(network, first, knowledge, device)
         return InversionProblem(
             simulations,
             distance,
-            self.prior,
+            prior,
             knowledge,
             first.examples,
             known,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from fedsim import seeding
 
 Evaluate = Callable[[], Tensor]
 """Computes the objective at the current tensors, fills their ``grad``, and returns the objective."""
@@ -115,3 +118,47 @@ class SignAdam(Adam):
 
     decay_at: tuple[float, ...] = (3 / 8, 5 / 8, 7 / 8)
     signed: bool = True
+
+
+@dataclass(frozen=True)
+class LangevinAdam:
+    """Adam whose step size rises over a warm-up and falls as a cosine, with noise in each step.
+
+    GradInversion (Yin et al., CVPR 2021, arXiv:2104.07586): ``x <- x + rate(t) (Adam's direction + noise xi)`` with
+    ``xi ~ N(0, 1)``. The draws are the same for every victim; their starting points differ.
+
+    Attributes:
+        learning_rate: largest step size, in units of the network's inputs.
+        warm_up: share of the iterations over which the step size rises.
+        noise: standard deviation of the noise, in step sizes; 0 for none.
+    """
+
+    learning_rate: float = 0.1
+    warm_up: float = 0.025
+    noise: float = 0.2
+    boxed: bool = True
+
+    def begin(self, variables: list[Tensor], iterations: int) -> Step:
+        search = torch.optim.Adam(variables, lr=self.learning_rate)
+        rising = max(1, round(self.warm_up * iterations))
+
+        def share(step: int) -> float:
+            if step < rising:
+                return (step + 1) / rising
+            return (1 + math.cos(math.pi * (step - rising) / max(1, iterations - rising))) / 2
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(search, share)
+        draws = seeding.generator(0, "attack", "langevin")
+
+        def step(evaluate: Evaluate) -> None:
+            evaluate()
+            rate = schedule.get_last_lr()[0]
+            search.step()
+            if self.noise:
+                inputs = variables[0]
+                with torch.no_grad():
+                    # Drawn on the CPU, so that it is the same on any device.
+                    inputs += rate * self.noise * torch.randn(inputs.shape, generator=draws).to(inputs)
+            schedule.step()
+
+        return step

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from adversary.inversion.copies import common
 from adversary.inversion.distance import Distance
 from adversary.inversion.prior import Prior
 from adversary.inversion.simulator import Renewing, Searching, Simulation, copies_in
@@ -97,8 +98,11 @@ class InversionProblem:
             simulation.project(unknown)
 
     def images(self, candidate: Candidate) -> Tensor:
-        """Images of a candidate, float32 [N, C, H, W] in [0, 1] on the CPU."""
-        return self.knowledge.denormalise(candidate.inputs).float().cpu()
+        """Images of a candidate, float32 [N, C, H, W] in [0, 1] on the CPU; what its copies have in common."""
+        images = self.knowledge.denormalise(candidate.inputs)
+        if self.copies > 1:
+            images = common(images.view(self.copies, self.examples, *images.shape[1:]), self.hard_labels(candidate))
+        return images.float().cpu()
 
     def hard_labels(self, candidate: Candidate) -> Tensor:
         """Labels int64 [N] of a candidate."""

@@ -88,8 +88,8 @@ def depths(network: nn.Module, weights: Weights, input_shape: Sequence[int]) -> 
     modules, block, depth_of = dict(network.named_modules()), -1, dict[str, int]()
     for name in dict.fromkeys(met):
         begins = any(tensor.ndim >= 2 for tensor in modules[name].parameters(recurse=False))
-        block = block + 1 if begins or block < 0 else block
-        depth_of[name] = block
+        block = block + 1 if begins else block
+        depth_of[name] = max(block, 0)
     found: list[int] = []
     for tensor in weights.names():
         layer = tensor.rpartition(".")[0]

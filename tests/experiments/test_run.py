@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from experiments import Experiment, run
+from experiments import Experiment, checkpoint, run
 from experiments.attacking import attack_run, reconstruct
 from experiments.config import attack_table
 from experiments.run_folder import RunFolder
 from fedsim.data import DataSet, Images
+from fedsim.errors import FedsimError
 from fedsim.transcript import Transcript
 
 SMALL = {"name": "fashion_mnist_small", "train_size": 120, "test_size": 50, "clients": 4}
@@ -83,6 +84,80 @@ def test_attacks_on_model_updates_from_the_transcript_are_those_in_the_protocol(
     assert len({record["loss"] for record in again}) == 3
     assert without_times(again) == without_times(live.attacks)
     assert pictures(recorded) == pictures(live.folder)
+
+
+def several(observations: int) -> Experiment:
+    """Model updates, attacked in the last of three rounds with some observations of each victim; not, with none."""
+    training = {"rounds": 3, "batch_size": 2, "learning_rate": 0.05}
+    table = {"name": "agic", "iterations": 6, "clients": [0, 2], "rounds": ["last"], "lpips": False}
+    tables = [table | {"observations": observations}] if observations else []
+    data = SMALL | {"train_size": 16}
+    return experiment(data=data, training=training, wiretap={"record": True}, attacks=tables)
+
+
+def test_observations_of_a_victim_are_used_together_live_and_from_the_transcript(tmp_path: Path) -> None:
+    live = run(several(2), tmp_path / "live")
+    single = run(several(1), tmp_path / "single")
+    assert [(r["round"], r["client"], r["observations"]) for r in live.attacks] == [(3, 0, 2), (3, 2, 2)]
+    assert [r["loss"] for r in live.attacks] != [r["loss"] for r in single.attacks]
+    recorded = run(several(0), tmp_path / "recorded").folder
+    changes = ["iterations=6", "lpips=false", "observations=2"]
+    found = attack_run(recorded, "agic", changes, clients=[0, 2], rounds=[3])
+    assert without_times(found.records) == without_times(live.attacks)
+    assert pictures(recorded) == pictures(live.folder)
+    # By hand, from what was overheard: the last two rounds, and not the first.
+    transcript = Transcript.open(live.folder / "transcript")
+    one = Experiment.load(live.folder / "experiment.toml")
+    before, seen = transcript.of_client(0)[1:]
+    assert (before.round, seen.round) == (2, 3)
+    again = reconstruct(one, one.config.attacks[0], seen, [before])
+    assert again.loss == live.attacks[0]["loss"]
+
+
+def test_as_many_observations_are_used_as_there_are(tmp_path: Path) -> None:
+    live = run(several(9), tmp_path / "live")
+    assert [record["observations"] for record in live.attacks] == [3, 3]
+
+
+def test_a_run_cut_off_remembers_what_later_attacks_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(several(3), tmp_path / "whole")
+    write = checkpoint.write
+
+    def cut(folder: Path, state: checkpoint.Checkpoint) -> None:
+        write(folder, state)
+        if state.round == 2:
+            raise InterruptedError
+
+    monkeypatch.setattr(checkpoint, "write", cut)
+    with pytest.raises(InterruptedError):
+        run(several(3), tmp_path / "cut")
+    monkeypatch.setattr(checkpoint, "write", write)
+    resumed = run(several(3), tmp_path / "cut", resume=True)
+    assert without_times(resumed.attacks) == without_times(whole.attacks)
+    assert not (resumed.folder / "checkpoint" / "overheard").exists()
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ({"name": "inverting_gradients", "observations": 2}, "uses at most 1 observation of a victim together, but 2"),
+        ({"name": "agic", "observations": 0}, "attacks.*observations"),
+        (
+            {"name": "agic", "observations": 2, "batch_order": "given", "grants": ["batch_order"]},
+            "at most 1 observation",
+        ),
+    ],
+)
+def test_too_many_observations_are_refused_before_the_run(tmp_path: Path, table: dict[str, Any], words: str) -> None:
+    training = {"rounds": 3, "batch_size": 2, "learning_rate": 0.05}
+    with pytest.raises(FedsimError, match=words):
+        run(experiment(training=training, attacks=[table]), tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_observations_of_different_batches_are_refused_before_the_run(tmp_path: Path) -> None:
+    with pytest.raises(FedsimError, match="each gradient here is of a batch drawn anew"):
+        run(experiment(attacks=[{"name": "agic", "observations": 2}]), tmp_path / "run")
 
 
 def test_erasing_the_truth_changes_no_reconstruction(tmp_path: Path) -> None:
