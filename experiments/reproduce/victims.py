@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from adversary import ATTACKS
+from adversary import ATTACKS, Attack
 from adversary.campaign import Campaign
 from experiments.report.pictures import strip
 from experiments.scoring import score
@@ -99,10 +99,15 @@ def observe(task: Task, data: DataSet) -> tuple[Observation, Knowledge, Tensor, 
 
 def attack(task: Task) -> tuple[dict[str, Any], Tensor, Tensor]:
     """Run one task: its record, and originals and reconstructions in the order of the originals."""
+    return carry_out(task, ATTACKS.create(task.attack, **task.parameters), *observe(task, data_set(task.normalise)))
+
+
+def carry_out(
+    task: Task, attack: Attack, observation: Observation, knowledge: Knowledge, truth: Tensor, labels: Tensor
+) -> tuple[dict[str, Any], Tensor, Tensor]:
+    """Attack and score one victim."""
     torch.set_num_threads(1)
-    observation, knowledge, truth, labels = observe(task, data_set(task.normalise))
-    campaign = Campaign(ATTACKS.create(task.attack, **task.parameters), label=task.name)
-    found = campaign.run(observation, knowledge, seed=0)
+    found = Campaign(attack, label=task.name).run(observation, knowledge, seed=0)
     scores = score(found.images, found.labels, truth, labels, lpips=False)
     record = {
         "key": task.key(),
