@@ -43,6 +43,10 @@ reproduce-inverting-gradients: install
 reproduce-labels: install
 	$(BIN)/python -m experiments.reproduce.labels
 
+.PHONY: reproduce-agic
+reproduce-agic: install
+	$(BIN)/python -m experiments.reproduce.agic --workers 2
+
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
 

@@ -8,6 +8,7 @@ from adversary import (  # noqa: F401  (each registers itself)
     gradinversion,
     idlg,
     inverting_gradients,
+    midas,
     simulation,
     sme,
 )

@@ -10,7 +10,7 @@ from typing import Literal
 from adversary.attack import ATTACKS, Needs
 from adversary.inversion import Cosine, Inversion, PooledGradient, SignAdam, Solver, TotalVariation, Weighted
 from adversary.inversion.weights import compensating, increasing_with_depth
-from adversary.labels import LABEL_RULES
+from adversary.labels import LABEL_RULES, Recovery
 from fedsim.protocol import Grant
 
 
@@ -26,7 +26,7 @@ def agic(
     compensate_pruning: bool = False,
     combine: Literal["mean", "concat"] = "mean",
     batch_order: Literal["unknown", "given"] = "unknown",
-    labels: Literal["counts", "bias_corrected", "yin", "given", "optimised"] = "counts",
+    labels: Recovery = "counts",
 ) -> Inversion:
     """Invert a model update as if one gradient over all local samples had caused it, over one or several rounds.
 

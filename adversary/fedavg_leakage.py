@@ -21,7 +21,7 @@ from adversary.inversion import (
     Weighted,
 )
 from adversary.inversion.weights import decreasing_with_depth
-from adversary.labels import LABEL_RULES
+from adversary.labels import LABEL_RULES, Recovery
 
 
 @ATTACKS.register("fedavg_leakage")
@@ -38,7 +38,7 @@ def fedavg_leakage(
     depth_rate: float = 1.0,
     learning_rate: float = 0.1,
     recompute: bool = False,
-    labels: Literal["counts", "bias_corrected", "yin", "given", "optimised"] = "counts",
+    labels: Recovery = "counts",
 ) -> Inversion:
     """Replay the client's epochs, each on a copy of the images of its own, and tie the copies whatever their order.
 

@@ -21,7 +21,7 @@ from adversary.inversion import (
     Together,
     TotalVariation,
 )
-from adversary.labels import LABEL_RULES
+from adversary.labels import LABEL_RULES, Recovery
 
 
 @ATTACKS.register("gradinversion")
@@ -37,7 +37,7 @@ def gradinversion(
     consistency: float = 1e-2,
     learning_rate: float = 0.1,
     noise: float = 0.2,
-    labels: Literal["yin", "counts", "bias_corrected", "given", "optimised"] = "yin",
+    labels: Recovery = "yin",
 ) -> Inversion:
     """Match the gradient tensor by tensor, with strong priors: batch-norm statistics, and agreement of all restarts.
 

@@ -89,9 +89,15 @@ def logits(network: nn.Module, weights: Weights, inputs: Tensor) -> Tensor:
 
 
 def loss_gradient(
-    network: nn.Module, weights: Weights, inputs: Tensor, labels: Tensor, importance: Tensor | None = None
+    network: nn.Module,
+    weights: Weights,
+    inputs: Tensor,
+    labels: Tensor,
+    importance: Tensor | None = None,
+    *,
+    create_graph: bool = True,
 ) -> list[Tensor]:
-    """``grad L(w; x, y)`` with the graph kept, tensors in the network's order.
+    """``grad L(w; x, y)``, tensors in the network's order.
 
     Args:
         network: in the client's mode.
@@ -99,13 +105,14 @@ def loss_gradient(
         inputs: as the network is fed, [N, C, H, W].
         labels: int64 [N], or probabilities [N, classes].
         importance: share of each example in the mean, [N], summing to 1; ``None`` for equal shares.
+        create_graph: whether the result is to be differentiated.
     """
     outputs = logits(network, weights, inputs)
     if importance is None:
         loss = functional.cross_entropy(outputs, labels)
     else:
         loss = (functional.cross_entropy(outputs, labels, reduction="none") * importance).sum()
-    return list(torch.autograd.grad(loss, list(weights.parameters.values()), create_graph=True))
+    return list(torch.autograd.grad(loss, list(weights.parameters.values()), create_graph=create_graph))
 
 
 def gradients_behind(observation: Observation, weights: Weights) -> list[Tensor]:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from adversary.attack import ATTACKS, Needs
 from adversary.inversion import Cosine, Inversion, SignAdam, Solver, TotalVariation, Unrolled
-from adversary.labels import LABEL_RULES
+from adversary.labels import LABEL_RULES, Recovery
 from fedsim.errors import invalid
 from fedsim.protocol import Grant
 
@@ -25,7 +25,7 @@ def simulation(
     learning_rate: float = 0.1,
     batch_order: Literal["shuffled", "pooled", "given"] = "shuffled",
     recompute: bool = False,
-    labels: Literal["counts", "bias_corrected", "yin", "given", "optimised"] = "counts",
+    labels: Recovery = "counts",
 ) -> Inversion:
     """Replay the client's local steps on the candidate images, and match the update that comes out.
 

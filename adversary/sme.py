@@ -5,11 +5,9 @@ Zhu, Yao, Blaschko. ICML 2023. arXiv:2306.00127. Code: JunyiZhu-AI/surrogate_mod
 
 from __future__ import annotations
 
-from typing import Literal
-
 from adversary.attack import ATTACKS, Needs
 from adversary.inversion import Adam, Cosine, Inversion, LearnedPath, PathGradient, Simulator, Solver, TotalVariation
-from adversary.labels import LABEL_RULES
+from adversary.labels import LABEL_RULES, Recovery
 
 
 @ATTACKS.register("sme")
@@ -22,7 +20,7 @@ def sme(
     learning_rate: float = 1.0,
     start: float = 0.5,
     position_rate: float = 0.001,
-    labels: Literal["counts", "bias_corrected", "yin", "given", "optimised"] = "counts",
+    labels: Recovery = "counts",
 ) -> Inversion:
     """Take the update for one gradient at a point between the weights sent and received, and learn which point.
 

@@ -8,7 +8,14 @@ from adversary.inversion.optimiser import LBFGS, Adam, LangevinAdam, Optimiser, 
 from adversary.inversion.prior import Magnitude, Observing, OutOfRange, Prior, Together, TotalVariation, total_variation
 from adversary.inversion.problem import InversionProblem
 from adversary.inversion.simulator import Searching, Simulation, Simulator
-from adversary.inversion.simulators import LearnedPath, PathGradient, PooledGradient, SingleGradient, Unrolled
+from adversary.inversion.simulators import (
+    Corrected,
+    LearnedPath,
+    PathGradient,
+    PooledGradient,
+    SingleGradient,
+    Unrolled,
+)
 from adversary.inversion.solver import Candidate, Problem, Solution, Solver
 from adversary.inversion.statistics import BatchStatistics
 
@@ -17,6 +24,7 @@ __all__ = [
     "Adam",
     "BatchStatistics",
     "Candidate",
+    "Corrected",
     "Cosine",
     "Distance",
     "Euclidean",

@@ -13,7 +13,7 @@ from torch.nn import functional
 from adversary.inversion.copies import common
 from adversary.inversion.distance import Distance
 from adversary.inversion.prior import Prior
-from adversary.inversion.simulator import Searching, Simulation, copies_in
+from adversary.inversion.simulator import Renewing, Searching, Simulation, copies_in
 from adversary.inversion.solver import Candidate
 from fedsim import seeding
 from fedsim.protocol import Knowledge
@@ -80,6 +80,13 @@ class InversionProblem:
             images = x * self._channels(self.knowledge.std) + self._channels(self.knowledge.mean)
             loss = loss + self.prior(images.view(self.copies, -1, *images.shape[1:]) if self.copies > 1 else images)
         return loss
+
+    def renew(self, candidate: Candidate, iteration: int) -> None:
+        """Let simulations set their targets anew."""
+        labels = self._labels(candidate).detach()
+        for simulation in self._simulations(candidate):
+            if isinstance(simulation, Renewing):
+                simulation.renew(candidate.inputs.detach(), labels, iteration)
 
     def project(self, candidate: Candidate) -> None:
         """Clamp the inputs to what images in [0, 1] become by normalisation, in place; unknowns likewise."""

@@ -57,6 +57,20 @@ class Searching(Protocol):
 
 
 @runtime_checkable
+class Renewing(Protocol):
+    """A simulation whose target is worked out anew as the search goes on."""
+
+    def renew(self, inputs: Tensor, labels: Tensor, iteration: int) -> None:
+        """Set the target for the next iterations, if it is time; iteration 0 begins a search.
+
+        Args:
+            inputs: of the candidate now, without a graph.
+            labels: int64 [N], or probabilities [N, classes].
+            iteration: evaluations of the objective so far.
+        """
+
+
+@runtime_checkable
 class Copying(Protocol):
     """A simulation that is given several copies of all inputs, one after the other: [copies * N, C, H, W]."""
 

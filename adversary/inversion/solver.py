@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -51,6 +51,14 @@ class Problem(Protocol):
 
     def project(self, candidate: Candidate) -> None:
         """Put the candidate's inputs back among valid images, in place."""
+
+
+@runtime_checkable
+class Moving(Protocol):
+    """A problem whose objective changes as the search goes on."""
+
+    def renew(self, candidate: Candidate, iteration: int) -> None:
+        """Change it, if it is time, after ``iteration`` evaluations; 0 begins an attempt."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +166,10 @@ class _Attempt:
             self.problem.project(self.candidate)
         step = optimiser.begin(self.candidate.variables(), self.solver.iterations)
         try:
+            moving = self.problem if isinstance(self.problem, Moving) else None
             while True:
+                if moving is not None:
+                    moving.renew(self.candidate, len(self.history))
                 step(self.evaluate)
                 if optimiser.boxed:
                     self.problem.project(self.candidate)

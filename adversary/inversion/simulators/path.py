@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from adversary.inversion.simulator import Simulation
 from adversary.inversion.simulators.gradient import BoundGradient
 from adversary.network import Weights, gradients_behind, momentum_gain, place
 from fedsim.protocol import Knowledge, Observation
@@ -33,7 +32,7 @@ class PathGradient:
         observation: Observation,
         knowledge: Knowledge,  # noqa: ARG002
         device: torch.device | str,
-    ) -> Simulation:
+    ) -> BoundGradient:
         sent = place(network, observation.sent, device)
         at = mean_position(observation) if self.at is None else self.at
         point = _between(sent, _way(observation, sent), at)

@@ -82,6 +82,7 @@ class BoundUnrolled:
         weight_decay: l.
         copies: of all inputs, one an epoch.
         recompute: trade time for memory.
+        differentiable: whether the inputs' derivatives are to go through; without, a replay is cheap.
     """
 
     network: nn.Module
@@ -93,6 +94,7 @@ class BoundUnrolled:
     weight_decay: float = 0.0
     copies: int = 1
     recompute: bool = False
+    differentiable: bool = True
 
     def __call__(self, inputs: Tensor, labels: Tensor) -> list[Tensor]:
         """The mean gradient of the simulated training, less the decay of the weights sent."""
@@ -145,9 +147,9 @@ class BoundUnrolled:
         def at(inputs: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
             with torch.enable_grad():
                 here = Weights(dict(zip(self.sent.parameters, parameters, strict=True)), self.sent.buffers)
-                return tuple(loss_gradient(self.network, here, inputs, labels))
+                return tuple(loss_gradient(self.network, here, inputs, labels, create_graph=self.differentiable))
 
-        if not self.recompute:
+        if not self.recompute or not self.differentiable:
             return list(at(inputs, *weights))
         found: tuple[Tensor, ...] = checkpoint(at, inputs, *weights, use_reentrant=False, preserve_rng_state=False)
         return list(found)
