@@ -66,6 +66,8 @@ def _check(campaign: Campaign, experiment: Experiment) -> None:
     plan = experiment.plan
     kind: Kind = "gradient" if plan.algorithm == "fedsgd" else "model"
     problems: list[str] = []
+    if campaign.attack.needs.network is not None:
+        problems += campaign.attack.needs.network(experiment.model(), experiment.data.input_shape)
     for client, shard in enumerate(experiment.shards):
         if campaign.clients is None or client in campaign.clients:
             examples = plan.batches_of(len(shard)) if kind == "gradient" else len(shard)
