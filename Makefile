@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Two compute threads on a busy core are many times slower than one; the engines bring their own workers.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: federation demo test test-slow lint bench clean install install-dev reproduce-dlg reproduce-inverting-gradients
+.PHONY: federation demo test test-slow lint bench clean install install-dev reproduce-dlg reproduce-inverting-gradients reproduce-rgap
 
 demo: install
 	$(BIN)/fedsim run experiments/configs/quickstart.toml $(if $(OUT),--out $(OUT))
@@ -33,6 +33,9 @@ reproduce-dlg: install
 
 reproduce-inverting-gradients: install
 	$(BIN)/python -m experiments.reproduce.inverting_gradients
+
+reproduce-rgap: install
+	$(BIN)/python -m experiments.reproduce.rgap
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

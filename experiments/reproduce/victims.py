@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
@@ -47,6 +47,7 @@ class Task:
         victim: its number; the seed of its weights.
         images: positions of its images in the test split.
         normalise: whether the victim normalises by the data set's statistics.
+        precision: of the gradient; float64 is a client that computes in double precision.
     """
 
     name: str
@@ -57,10 +58,15 @@ class Task:
     victim: int
     images: tuple[int, ...]
     normalise: bool
+    precision: Literal["float32", "float64"] = "float32"
 
     def key(self) -> str:
         """The name under which results are kept."""
         return f"{self.name}-{self.victim}"
+
+
+Run = Callable[[Task], tuple[dict[str, Any], Tensor, Tensor]]
+"""Attacks one victim, as ``attack`` does."""
 
 
 def data_set(normalise: bool) -> DataSet:
@@ -72,8 +78,12 @@ def observe(task: Task, data: DataSet) -> tuple[Observation, Knowledge, Tensor, 
     """One gradient of a fresh network in evaluation mode, and the truth: images in [0, 1] and labels."""
     batch = data.test.subset(torch.tensor(task.images))
     make = models.builder(task.model, data.input_shape, data.classes, seed=task.victim, **task.model_parameters)
+    knowledge = Knowledge(make, data.input_shape, data.classes, data.mean, data.std)
     network = make()
     inputs, labels = normalised(batch.images, data.mean, data.std), batch.labels
+    if task.precision == "float64":
+        inputs = knowledge.normalise(batch.images.double() / 255)
+        network.double()
     gradient = _gradient(network, inputs, labels)
     observation = Observation(
         round=1,
@@ -84,7 +94,6 @@ def observe(task: Task, data: DataSet) -> tuple[Observation, Knowledge, Tensor, 
         examples=len(labels),
         plan=TrainingPlan(algorithm="fedsgd", batch_size=None, mode="eval"),
     )
-    knowledge = Knowledge(make, data.input_shape, data.classes, data.mean, data.std)
     return observation, knowledge, batch.images.float() / 255, labels
 
 
@@ -114,7 +123,7 @@ def attack(task: Task) -> tuple[dict[str, Any], Tensor, Tensor]:
     return record, truth, found.images[list(scores.assignment)]
 
 
-def run_all(tasks: Sequence[Task], folder: Path, name: str, workers: int) -> list[dict[str, Any]]:
+def run_all(tasks: Sequence[Task], folder: Path, name: str, workers: int, run: Run = attack) -> list[dict[str, Any]]:
     """Run the tasks that have no result yet; all records, in the order of the tasks.
 
     Results are ``folder/name.jsonl``. The pictures, ``folder/pictures/name*``, stay on this machine: CIFAR-10
@@ -125,7 +134,7 @@ def run_all(tasks: Sequence[Task], folder: Path, name: str, workers: int) -> lis
     records = {r["key"]: r for r in map(json.loads, lines.read_text().splitlines())} if lines.exists() else {}
     kept = load_file(pictures) if pictures.exists() else {}
     left = [task for task in tasks if task.key() not in records or f"{task.key()}/found" not in kept]
-    for record, truth, found in _results(left, workers):
+    for record, truth, found in _results(left, workers, run):
         kept |= {f"{record['key']}/truth": _bytes(truth), f"{record['key']}/found": _bytes(found)}
         save_file(kept, pictures)
         with lines.open("a") as file:
@@ -177,12 +186,12 @@ def arguments(description: str, configure: Callable[[argparse.ArgumentParser], N
     return parser.parse_args()
 
 
-def _results(tasks: Sequence[Task], workers: int) -> Iterable[tuple[dict[str, Any], Tensor, Tensor]]:
+def _results(tasks: Sequence[Task], workers: int, run: Run) -> Iterable[tuple[dict[str, Any], Tensor, Tensor]]:
     if workers == 1:
-        yield from map(attack, tasks)
+        yield from map(run, tasks)
         return
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for future in as_completed([pool.submit(attack, task) for task in tasks]):
+        for future in as_completed([pool.submit(run, task) for task in tasks]):
             yield future.result()
 
 
