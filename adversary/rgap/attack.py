@@ -37,7 +37,7 @@ EXPLAINED = 1e-6
 
 @ATTACKS.register("rgap")
 def rgap(
-    *, refine_iterations: int = 0, total_variation: float = 1e-4, learning_rate: float = 0.02
+    *, refine_iterations: int = 0, total_variation: float = 1e-3, learning_rate: float = 0.05
 ) -> RecursiveGradientAttack:
     """Solve for a single image layer by layer, in closed form and double precision (R-GAP).
 

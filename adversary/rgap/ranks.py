@@ -73,6 +73,14 @@ class RankAnalysis:
         """Names of the layers that hide the input, from the first to the last."""
         return tuple(layer.layer for layer in self.layers if not layer.solvable)
 
+    def verdict(self) -> str:
+        """One sentence."""
+        if self.anchor is None:
+            return "Safe from R-GAP: no linear layer has a bias, whose gradient the recursion starts from."
+        if self.leaks:
+            return "A gradient of one example gives the example away, exactly (R-GAP)."
+        return f"Safe from R-GAP, though perhaps not from optimisation, because of {', '.join(self.safe_because)}."
+
 
 def rank_analysis(network: nn.Module, input_shape: Sequence[int], *, seed: int = 0) -> RankAnalysis:
     """For each layer whether its input follows from its output and the gradient, which ranks decide.

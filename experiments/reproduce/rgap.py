@@ -3,7 +3,7 @@
 `cnn6`, of which the ranks say that it gives its input away, and `cnn6_d`, of which they say that it does not;
 fresh weights for each victim; the first test images, normalised; one image a gradient, in single and in
 double precision. Where the closed form is incomplete, it is also the start of an optimisation, and
-`inverting_gradients` stands beside that for as many iterations.
+`inverting_gradients` stands beside that, from noise, for as many iterations and with the same prior.
 """
 
 from __future__ import annotations
@@ -36,7 +36,13 @@ SETTINGS: list[tuple[str, str, str, dict[str, Any], Literal["float32", "float64"
     ("cnn6_d, double precision", "cnn6_d", "rgap", {}, "float64"),
     ("cnn6_d, single precision", "cnn6_d", "rgap", {}, "float32"),
     ("cnn6_d, refined", "cnn6_d", "rgap", {"refine_iterations": ITERATIONS}, "float32"),
-    ("cnn6_d, inverting_gradients", "cnn6_d", "inverting_gradients", {"iterations": ITERATIONS}, "float32"),
+    (
+        "cnn6_d, inverting_gradients",
+        "cnn6_d",
+        "inverting_gradients",
+        {"iterations": ITERATIONS, "total_variation": 1e-3},
+        "float32",
+    ),
 ]
 """What is compared: title, model, attack, its parameters, precision of the gradient."""
 

@@ -150,14 +150,14 @@ def test_what_the_rounding_of_an_update_hides_is_not_taken_for_a_constraint() ->
 
 
 def test_refinement_goes_on_from_the_closed_form_where_that_is_incomplete() -> None:
-    network = chain(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.LeakyReLU(0.2)).float()
+    network = chain(nn.Conv2d(3, 6, 3, stride=2, padding=1), nn.LeakyReLU(0.2)).float()
     assert not rank_analysis(network, SHAPE).leaks
     smooth = functional.interpolate(image()[..., :3, :3], SHAPE[1:], mode="bilinear").float()
     observation, knowledge = overhear(network, smooth)
     closed = ATTACKS.create("rgap").reconstruct([observation], knowledge, seed=0)
     refined = ATTACKS.create("rgap", refine_iterations=300).reconstruct([observation], knowledge, seed=0)
     assert refined.iterations == 300
-    assert psnr(refined.images, smooth) > psnr(closed.images, smooth) + 3
+    assert psnr(refined.images, smooth) > psnr(closed.images, smooth) + 10
     assert "not determined at 0 (rank" in refined.stopped_by
     exact, knowing = overhear(EXACT["leaky relu"](), image())
     assert ATTACKS.create("rgap", refine_iterations=300).reconstruct([exact], knowing, seed=0).iterations == 0
