@@ -68,7 +68,7 @@ class Layer:
         """The input, by least squares over weight and gradient constraints.
 
         Args:
-            outputs: z - b, [filters, height, width]; NaN where unknown, which drops the constraint.
+            outputs: z - b, [filters, height, width].
             gradient: k, the loss gradient with respect to z, of the same shape.
             weight_gradient: dL/dW, of the weight's shape.
             tolerance: singular values below this share of the largest count as zero.
@@ -80,23 +80,22 @@ class Layer:
         gradient_matrix = self._gradient_matrix(gradient)
         rows, pixels = gradient_matrix.shape
         u, s, vh = torch.linalg.svd(gradient_matrix, full_matrices=rows < pixels)
-        measured = weight_gradient.transpose(0, 1).reshape(channels, rows) @ u
-        strong = int((s > STRONG * s[0]).sum()) if s[0] > 0 else 0
+        strong, used = (int((s > share * s[0]).sum()) for share in (max(STRONG, tolerance), tolerance))
+        measured = weight_gradient.transpose(0, 1).reshape(channels, rows) @ u[:, :used]
         x = (measured[:, :strong] / s[:strong]) @ vh[:strong]
         if strong == pixels:
             return Solved(x.view(channels, height, width), channels * pixels)
         rest = vh[strong:]
+        self._bounded((outputs.numel() + channels * (used - strong)) * channels * len(rest))
         residual = outputs - self._apply(x.view(1, channels, height, width), self.weight)[0]
-        known = ~residual.flatten().isnan()
-        matrix = self._weight_matrix(rest)[known]
         # Both kinds of rows on one scale, or the larger would drown the smaller.
         size = self.weight.square().sum(dim=(0, 2, 3)).max().sqrt()
-        scale = size / s[0] if s[0] > 0 else s.new_zeros(())
-        weak = torch.zeros(len(s) - strong, len(rest), dtype=s.dtype, device=s.device)
-        weak.diagonal().copy_(s[strong:] * scale)
+        scale = size / s[0] if used else size
+        weak = torch.zeros(used - strong, len(rest), dtype=s.dtype, device=s.device)
+        weak.diagonal().copy_(s[strong:used] * scale)
         each_channel = torch.eye(channels, dtype=s.dtype, device=s.device)
-        constraints = torch.cat([matrix, torch.kron(each_channel, weak)])
-        values = torch.cat([residual.flatten()[known], (measured[:, strong : len(s)] * scale).flatten()])
+        constraints = torch.cat([self._weight_matrix(rest), torch.kron(each_channel, weak)])
+        values = torch.cat([residual.flatten(), (measured[:, strong:] * scale).flatten()])
         y, rank = _least_squares(constraints, values, tolerance * float(size))
         x = x + y.view(channels, len(rest)) @ rest
         return Solved(x.view(channels, height, width), channels * strong + rank)
@@ -113,10 +112,8 @@ class Layer:
     def _weight_matrix(self, directions: Tensor) -> Tensor:
         """``W`` [outputs, channels * directions] along directions [directions, pixels] in each channel."""
         images = directions.view(-1, 1, *self.size)
-        channels = self.weight.shape[1]
-        outputs = self._apply(images[:1], self.weight[:, :1])[0].numel()
-        self._bounded(outputs * channels * len(directions))
-        columns = [self._apply(images, self.weight[:, c : c + 1]).flatten(1) for c in range(channels)]
+        each = range(self.weight.shape[1])
+        columns = [self._apply(images, self.weight[:, c : c + 1]).flatten(1) for c in each]
         return torch.cat(columns).T
 
     def _apply(self, images: Tensor, weight: Tensor) -> Tensor:
