@@ -71,7 +71,10 @@ EXACT: dict[str, Callable[[], nn.Module]] = {
     ),
     "softplus": lambda: chain(wide(), nn.Softplus(), nn.Conv2d(24, 12, 2), nn.Softplus(beta=2)),
     "groups": lambda: chain(
-        wide(padding=1), nn.LeakyReLU(0.1), nn.Conv2d(24, 48, 3, stride=2, padding=1, groups=3), nn.Tanh()
+        nn.Conv2d(3, 12, 3, padding=1),
+        nn.LeakyReLU(0.1),
+        nn.Conv2d(12, 36, 3, stride=2, padding=1, groups=3),
+        nn.Tanh(),
     ),
     "dilation": lambda: chain(wide(padding=2, dilation=2), nn.LeakyReLU(0.2)),
     "calls of functions": lambda: drawn(Functional().eval()),

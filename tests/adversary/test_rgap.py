@@ -48,7 +48,10 @@ def test_rank_analysis_names_beforehand_the_layers_that_hide_the_input(
     assert float((found.inputs - image()).abs().max()) > 1e-2
 
 
-@pytest.mark.parametrize("make", [*EXACT.values(), *(make for make, _ in DEFICIENT.values())])
+WRITTEN_OUT = [EXACT[name] for name in ("sigmoid, stride and padding", "tanh without bias", "groups", "dilation")]
+
+
+@pytest.mark.parametrize("make", [*WRITTEN_OUT, *(make for make, _ in DEFICIENT.values())])
 def test_ranks_are_those_of_the_constraints_written_out(make: Callable[[], nn.Module]) -> None:
     """A second implementation: the Jacobians of outputs and weight gradient in the input, stacked."""
     network = make()
@@ -57,8 +60,9 @@ def test_ranks_are_those_of_the_constraints_written_out(make: Callable[[], nn.Mo
         step = next(step for step in steps if step.name == layer.layer)
         module = step.affine
         assert module is not None
-        x = torch.rand(1, *step.shape, dtype=torch.float64)
-        k = torch.randn_like(module(x))
+        draws = torch.Generator().manual_seed(2)
+        x = torch.rand(1, *step.shape, dtype=torch.float64, generator=draws)
+        k = torch.randn(module(x).shape, dtype=torch.float64, generator=draws)
 
         def weight_gradient(x: Tensor, module: nn.Module = module, k: Tensor = k) -> Tensor:
             return torch.autograd.grad((module(x) * k).sum(), module.weight, create_graph=True)[0]
