@@ -96,7 +96,9 @@ def decibels(record: dict[str, Any]) -> float:
 
 
 def written(value: float) -> str:
-    """Decibels for a table."""
+    """Decibels for a table; fewer than six victims give no interval."""
+    if math.isnan(value):
+        return "-"
     return "exact" if math.isinf(value) else f"{value:.1f}"
 
 
