@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import cast
 
+import scipy.linalg
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -165,6 +166,16 @@ def _least_squares(matrix: Tensor, values: Tensor, least: float) -> tuple[Tensor
     """The solution of least norm, and the numerical rank: how many singular values exceed ``least``."""
     # First to a square triangle, whose singular values are the same and found in a fraction of the time.
     triangle = torch.linalg.qr(torch.cat([matrix, values[:, None]], dim=1), mode="r").R
-    u, s, vh = torch.linalg.svd(triangle[:, :-1], full_matrices=False)
+    u, s, vh = _svd(triangle[:, :-1])
     rank = int((s > least).sum())
     return vh[:rank].T @ ((u[:, :rank].T @ triangle[:, -1]) / s[:rank]), rank
+
+
+def _svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The reduced singular value decomposition, by QR iteration where the faster algorithm does not converge."""
+    try:
+        u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    except torch.linalg.LinAlgError:
+        found = scipy.linalg.svd(matrix.cpu().numpy(), full_matrices=False, lapack_driver="gesvd")
+        u, s, vh = (torch.from_numpy(part).to(matrix.device) for part in found)
+    return u, s, vh

@@ -10,7 +10,7 @@ from chains import DEFICIENT, EXACT, SHAPE, image, wide
 from overheard import gradient_of, state
 from torch import Tensor, nn
 
-from adversary.rgap import rank_analysis
+from adversary.rgap import layer, rank_analysis
 from adversary.rgap.activations import inverse_of
 from adversary.rgap.chain import chain_of
 from adversary.rgap.recursion import Descended, descend
@@ -56,8 +56,8 @@ def test_ranks_are_those_of_the_constraints_written_out(make: Callable[[], nn.Mo
     """A second implementation: the Jacobians of outputs and weight gradient in the input, stacked."""
     network = make()
     steps = chain_of(network, SHAPE)
-    for layer in rank_analysis(network, SHAPE).layers[:-1]:  # of the last, the outputs are not known
-        step = next(step for step in steps if step.name == layer.layer)
+    for judged in rank_analysis(network, SHAPE).layers[:-1]:  # of the last, the outputs are not known
+        step = next(step for step in steps if step.name == judged.layer)
         module = step.affine
         assert module is not None
         draws = torch.Generator().manual_seed(2)
@@ -68,9 +68,9 @@ def test_ranks_are_those_of_the_constraints_written_out(make: Callable[[], nn.Mo
             return torch.autograd.grad((module(x) * k).sum(), module.weight, create_graph=True)[0]
 
         rows = [torch.autograd.functional.jacobian(f, x).reshape(-1, x.numel()) for f in (module, weight_gradient)]
-        assert layer.unknowns == x.numel()
-        assert (layer.weight_constraints, layer.gradient_constraints) == (len(rows[0]), len(rows[1]))
-        assert layer.rank == torch.linalg.matrix_rank(torch.cat(rows), rtol=1e-10)
+        assert judged.unknowns == x.numel()
+        assert (judged.weight_constraints, judged.gradient_constraints) == (len(rows[0]), len(rows[1]))
+        assert judged.rank == torch.linalg.matrix_rank(torch.cat(rows), rtol=1e-10)
 
 
 def test_rank_analysis_names_what_cannot_be_inverted_and_looks_no_further_than_it_must() -> None:
@@ -112,3 +112,18 @@ def test_inverses_undo_activations_and_stay_finite_at_the_edge(activation: nn.Mo
     far = torch.tensor([-300.0, 300.0], dtype=torch.float64)
     assert inverse_of(activation, activation(far)).isfinite().all()
     assert inverse_of(activation, activation(far) * 1.1).isfinite().all()
+
+
+def test_where_the_faster_decomposition_does_not_converge_another_finds_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    matrix = torch.randn(30, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    reference = torch.linalg.svdvals(matrix)
+
+    def fails(*_: object, **__: object) -> None:
+        raise torch.linalg.LinAlgError("failed to converge")
+
+    monkeypatch.setattr(torch.linalg, "svd", fails)
+    u, s, vh = layer._svd(matrix)
+    assert torch.allclose(s, reference)
+    assert torch.allclose(u * s @ vh, matrix)
