@@ -175,7 +175,7 @@ def _svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The reduced singular value decomposition, by QR iteration where the faster algorithm does not converge."""
     try:
         u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
-    except torch.linalg.LinAlgError:
-        found = scipy.linalg.svd(matrix.cpu().numpy(), full_matrices=False, lapack_driver="gesvd")
+    except RuntimeError:  # as PyTorch reports what does not converge
+        found = scipy.linalg.svd(matrix.detach().cpu().numpy(), full_matrices=False, lapack_driver="gesvd")
         u, s, vh = (torch.from_numpy(part).to(matrix.device) for part in found)
     return u, s, vh

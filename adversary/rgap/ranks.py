@@ -82,6 +82,7 @@ class RankAnalysis:
         return f"Safe from R-GAP, though perhaps not from optimisation, because of {', '.join(self.safe_because)}."
 
 
+@torch.no_grad()
 def rank_analysis(network: nn.Module, input_shape: Sequence[int], *, seed: int = 0) -> RankAnalysis:
     """For each layer whether its input follows from its output and the gradient, which ranks decide.
 
