@@ -47,6 +47,10 @@ reproduce-labels: install
 reproduce-agic: install
 	$(BIN)/python -m experiments.reproduce.agic --workers 2
 
+.PHONY: reproduce-rgap
+reproduce-rgap: install
+	$(BIN)/python -m experiments.reproduce.rgap
+
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
 

@@ -9,6 +9,7 @@ from adversary import (  # noqa: F401  (each registers itself)
     idlg,
     inverting_gradients,
     midas,
+    rgap,
     simulation,
     sme,
 )

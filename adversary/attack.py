@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
+from torch import nn
 
 from fedsim.errors import FedsimError
 from fedsim.protocol import Grant, Kind, Knowledge, Observation, Reconstruction, TrainingPlan
@@ -27,6 +28,7 @@ class Needs:
         grants: what the threat model must grant beyond the protocol.
         observations: the most observations of one victim that the attack uses together; ``None`` for any number.
         plan: whether it must be known what the server ordered, to simulate the local steps of a model.
+        network: what a network and the shape of its input lack, each as a sentence; ``None`` for any network.
     """
 
     kinds: frozenset[Kind] = frozenset({"model", "gradient"})
@@ -35,6 +37,7 @@ class Needs:
     grants: frozenset[Grant] = frozenset()
     observations: int | None = 1
     plan: bool = False
+    network: Callable[[nn.Module, tuple[int, int, int]], list[str]] | None = None
 
     def unmet(
         self, plan: TrainingPlan | None, examples: int, kind: Kind, granted: frozenset[Grant], count: int = 1
@@ -167,6 +170,8 @@ def check(attack: Attack, observations: Sequence[Observation], knowledge: Knowle
             observation.plan, observation.examples, observation.kind, knowledge.grants(), len(observations)
         )
         problems += [sentence for sentence in found if sentence not in problems]
+    if attack.needs.network is not None:
+        problems += attack.needs.network(knowledge.model(), knowledge.input_shape)
     if problems:
         raise FedsimError(f"The attack cannot use this observation. {' '.join(problems)}")
     labels = knowledge.labels

@@ -92,6 +92,28 @@ def report(
         _out.print(f"Report: {write_report(folder).resolve()}", highlight=False, soft_wrap=True)
 
 
+@app.command()
+def ranks(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML file.", show_default=False)],
+    changes: Set = None,
+) -> None:
+    """Say of each layer whether a gradient gives its input away, before anybody trains."""
+    from adversary.rgap import rank_analysis
+    from experiments.experiment import Experiment
+
+    experiment = Experiment.load(config, changes or [])
+    analysis = rank_analysis(experiment.model(), experiment.data.input_shape)
+    table = Table(
+        "layer", "unknowns", "weight constraints", "gradient constraints", "rank", "", box=None, pad_edge=False
+    )
+    for layer in analysis.layers:
+        counts = (layer.unknowns, layer.weight_constraints, layer.gradient_constraints, layer.rank)
+        said = "gives its input away" if layer.solvable else f"hides its input: it {layer.reason}"
+        table.add_row(f"{layer.layer} ({layer.kind})", *map(str, counts), said)
+    _out.print(table, "")
+    _out.print(analysis.verdict(), highlight=False, soft_wrap=True)
+
+
 @app.command("list")
 def list_parts(
     kind: Annotated[str | None, typer.Argument(help="attacks, selectors, strategies, models, data, ...")] = None,

@@ -16,7 +16,7 @@ InputShape = tuple[int, int, int]
 
 MODELS: Registry[nn.Module] = Registry("model", "fedsim.models", imports=True)
 
-from fedsim.models import cnn, convnet, convnet8, lenet, mlp, resnet  # noqa: E402, F401  (each registers itself)
+from fedsim.models import cnn, cnn6, convnet, convnet8, lenet, mlp, resnet  # noqa: E402, F401  (each registers itself)
 
 __all__ = ["MODELS", "InputShape", "array_is_in", "buffer_names", "build", "builder", "parameter_names"]
 

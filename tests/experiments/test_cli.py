@@ -135,3 +135,14 @@ def test_data_is_shown_and_dealt_out(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert code == 0
     assert "Ankle boot" in text
     assert "1000" in text or "1,000" in text
+
+
+def test_layers_that_hide_their_input_are_named_before_a_run(
+    config: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, text = call(["ranks", config, "--set", "model.name=mlp"], monkeypatch, capsys)
+    assert (code, "gives the example away" in text) == (0, True)
+    code, text = call(["ranks", config, "--set", "model.name=cnn", "--set", "model.width=2"], monkeypatch, capsys)
+    assert (code, "Safe from R-GAP" in text, "because of 0, 1, 2, 3, 4, 5." in text) == (0, True, True)
+    code, text = call(["ranks", config, "--set", "model.name=resnet20"], monkeypatch, capsys)
+    assert (code, "needs a chain" in text) == (2, True)

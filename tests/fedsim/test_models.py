@@ -7,7 +7,7 @@ from torch import nn
 from fedsim import models
 from fedsim.errors import FedsimError
 
-NAMES = ["cnn", "convnet", "convnet8", "lenet", "mlp", "resnet18", "resnet20"]
+NAMES = ["cnn", "cnn6", "cnn6_d", "convnet", "convnet8", "lenet", "mlp", "resnet18", "resnet20"]
 
 
 @pytest.mark.parametrize("name", NAMES)
