@@ -43,8 +43,8 @@ def attack_update(task: Task) -> tuple[dict[str, Any], Tensor, Tensor]:
     if not isinstance(task, UpdateTask):
         raise TypeError(f"{task.key()} is not a task about an update")
     torch.set_num_threads(1)
-    observation, knowledge, truth, labels = observe_update(task, data_set(task.normalise))
-    record, *pictures = carry_out(task, raw(task.attack, task.parameters), observation, knowledge, truth, labels)
+    observation, knowledge, images, labels = observe_update(task, data_set(task.normalise))
+    record, truth, found = carry_out(task, raw(task.attack, task.parameters), observation, knowledge, images, labels)
     plan = task.plan
     record |= {
         "epochs": plan.local_epochs,
@@ -53,7 +53,7 @@ def attack_update(task: Task) -> tuple[dict[str, Any], Tensor, Tensor]:
         "steps": plan.steps(observation.examples),
         "training": task.training,
     }
-    return record, *pictures
+    return record, truth, found
 
 
 def raw(name: str, parameters: dict[str, Any]) -> Attack:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from statistics import median
 
 import pytest
 import torch
@@ -67,18 +66,18 @@ def test_one_local_step_is_a_single_gradient() -> None:
     assert first.history == second.history
 
 
-def test_as_good_as_the_simulation_where_one_gradient_is_not_enough() -> None:
-    """Large local steps: AGIC and the gradient at the midpoint are far off; the correction brings it home."""
-    found: dict[str, list[float]] = {}
-    for first in (0, 4):
-        victim = overhear_client([first, first + 1], replace(LARGE_STEPS, learning_rate=0.2), activation="gelu")
-        for name in ("agic", "sme", "simulation", "midas"):
-            attack = ATTACKS.create(name, iterations=200)
-            result = attack.reconstruct([victim.observation], victim.knowledge, seed=0)
-            found.setdefault(name, []).append(psnr(result.images, victim.images))
-    score = {name: median(values) for name, values in found.items()}
-    assert score["midas"] > score["simulation"] - 1
-    assert score["midas"] > max(score["agic"], score["sme"]) + 1
+@pytest.mark.parametrize("positions", [[1, 0], [5, 4]])
+def test_better_than_one_gradient_where_local_steps_are_large(positions: list[int]) -> None:
+    """At the weights sent, or at a learned point of the way, one gradient is the wrong equation."""
+    victim = overhear_client(positions, LARGE_STEPS, activation="gelu")  # their labels ascend, as recovered ones do
+    found = {
+        name: psnr(
+            ATTACKS.create(name, iterations=150).reconstruct([victim.observation], victim.knowledge, seed=0).images,
+            victim.images,
+        )
+        for name in ("agic", "sme", "midas")
+    }
+    assert found["midas"] > max(found["agic"], found["sme"]) + 4
 
 
 def test_restarts_begin_with_a_target_of_their_own() -> None:
