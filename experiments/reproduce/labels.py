@@ -17,15 +17,15 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
-from torch.nn import functional
 
 from adversary.labels import LABEL_RULES, Evidence
 from adversary.network import build
 from clients.batches import batches
 from clients.training import gradient, local_steps
 from experiments.reproduce.labels_page import READING, write_page
+from experiments.reproduce.updates import learn
 from fedsim import models, seeding
-from fedsim.data import DataSet, Images, load, normalised
+from fedsim.data import DataSet, Images, load
 from fedsim.protocol import Knowledge, Observation, TrainingPlan
 
 NAME = "labels"
@@ -94,17 +94,7 @@ def cells() -> list[Cell]:
 def trained(model: str, training: int, number: int, data: DataSet) -> nn.Module:
     """A network after some steps of Adam on training images."""
     network = models.build(model, data.input_shape, data.classes, seed=number, **MODELS[model])
-    draws = seeding.generator(number, "reproduce", NAME, "training", model)
-    optimiser = torch.optim.Adam(network.parameters(), lr=1e-3)
-    network.train()
-    for _ in range(training):
-        batch = data.train.subset(torch.randint(len(data.train), (64,), generator=draws))
-        optimiser.zero_grad()
-        inputs = normalised(batch.images, data.mean, data.std)
-        loss: Tensor = functional.cross_entropy(network(inputs), batch.labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-    optimiser.zero_grad(set_to_none=True)
+    learn(network, training, data, seeding.generator(number, "reproduce", NAME, "training", model))
     return network
 
 

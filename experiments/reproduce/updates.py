@@ -88,10 +88,15 @@ def observe_update(task: UpdateTask, data: DataSet) -> tuple[Observation, Knowle
 def _learned(
     model: str, parameters: tuple[tuple[str, Any], ...], seed: int, steps: int, normalise: bool
 ) -> dict[str, Tensor]:
-    """A network's state after some steps of Adam at 1e-3 on batches of 64 training images."""
+    """A network's state after ``learn``."""
     data = data_set(normalise)
     network = models.build(model, data.input_shape, data.classes, seed=seed, **dict(parameters))
-    draws = seeding.generator(seed, "reproduce", "updates", "training")
+    learn(network, steps, data, seeding.generator(seed, "reproduce", "updates", "training"))
+    return _state(network)
+
+
+def learn(network: nn.Module, steps: int, data: DataSet, draws: torch.Generator) -> None:
+    """Train a network in place: steps of Adam at 1e-3 on batches of 64 training images."""
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-3)
     network.train()
     for _ in range(steps):
@@ -101,7 +106,7 @@ def _learned(
         loss: Tensor = functional.cross_entropy(network(inputs), batch.labels)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-    return _state(network)
+    optimiser.zero_grad(set_to_none=True)
 
 
 def interval(values: Sequence[float]) -> tuple[float, float, float]:
