@@ -14,9 +14,10 @@ from adversary import labels as rules
 from adversary.adaptive_labels import label_rule
 from adversary.attack import ATTACKS, Needs, Progress, check
 from adversary.defended import View, view
-from adversary.inversion import Candidate, Inversion, Simulation, Simulator, total_variation
+from adversary.inversion import Candidate, Inversion, Searching, Simulation, Simulator, TotalVariation
 from adversary.inversion.distance import Cosine
-from adversary.inversion.prior import Prior
+from adversary.inversion.prior import Observing, Prior, Together
+from adversary.inversion.simulator import Renewing, copies_in
 from adversary.network import build, mode_of
 from fedsim.errors import FedsimError
 from fedsim.models import parameter_names
@@ -104,7 +105,7 @@ class Adaptive:
             prior=self._prior(views, observations[0].examples, knowledge),
         )
 
-    def _prior(self, views: Sequence[View], examples: int, knowledge: Knowledge) -> Prior | None:
+    def _prior(self, views: Sequence[View], examples: int, knowledge: Knowledge) -> Prior | Observing | None:
         """With noise, the smoothness that makes the objective that of the most likely images.
 
         Of ``|s - t|^2 / (2 sigma^2) + sum |differences of neighbours| / b``, times ``sigma^2 / |t|^2``, the first term
@@ -116,19 +117,8 @@ class Adaptive:
         weight = sum(weights) / len(weights) * examples * knowledge.input_shape[0] * height * width / NEIGHBOURS_DIFFER
         if weight == 0:
             return self.blind.prior
-        return Smoother(self.blind.prior, weight if isinstance(self.blind.distance, Cosine) else 2 * weight)
-
-
-@dataclass(frozen=True)
-class Smoother:
-    """A prior, and total variation beside it."""
-
-    prior: Prior | None
-    weight: float
-
-    def __call__(self, images: Tensor) -> Tensor:
-        smooth = self.weight * total_variation(images)
-        return smooth if self.prior is None else smooth + self.prior(images)
+        smooth = TotalVariation(weight if isinstance(self.blind.distance, Cosine) else 2 * weight)
+        return smooth if self.blind.prior is None else Together((smooth, self.blind.prior))
 
 
 @dataclass(frozen=True)
@@ -145,16 +135,17 @@ class Knowing:
 
     def bind(
         self, network: nn.Module, observation: Observation, knowledge: Knowledge, device: torch.device | str
-    ) -> Simulation:
+    ) -> BoundKnowing | SearchingKnowing:
         seen = view(observation, network, self.defences)
         told = [seen.told[name].to(device) for name in parameter_names(network)]
         inner = self.simulator.bind(network, observation, knowledge, device)
-        target = [t * m * seen.factor for t, m in zip(inner.target, told, strict=True)]
         most = [
-            float(t[m].abs().min()) if seen.bounded and bool(m.any()) else math.inf
-            for t, m in zip(target, told, strict=True)
+            float((t * seen.factor)[m].abs().min()) if seen.bounded and bool(m.any()) else math.inf
+            for t, m in zip(inner.target, told, strict=True)
         ]
-        return BoundKnowing(inner, told, most, target, seen.scaled)
+        if isinstance(inner, Searching):
+            return SearchingKnowing(inner, told, most, seen.factor, seen.scaled)
+        return BoundKnowing(inner, told, most, seen.factor, seen.scaled)
 
 
 @dataclass(frozen=True)
@@ -168,15 +159,30 @@ class BoundKnowing:
         inner: of the simulator without defences.
         told: bool, the entries that tell, a tensor each of the network's.
         most: the largest absolute value that an entry left out can have had, infinity if nothing is known.
-        target: what was observed of the entries that tell.
+        factor: that what was observed is to be multiplied by.
         scaled: whether its scale is known.
     """
 
     inner: Simulation
     told: list[Tensor]
     most: list[float]
-    target: list[Tensor]
+    factor: float
     scaled: bool
+
+    @property
+    def target(self) -> list[Tensor]:
+        """What was observed of the entries that tell."""
+        return [t * m * self.factor for t, m in zip(self.inner.target, self.told, strict=True)]
+
+    @property
+    def copies(self) -> int:
+        """Copies of the inputs that the simulator asks for."""
+        return copies_in(self.inner)
+
+    def renew(self, inputs: Tensor, labels: Tensor, iteration: int) -> None:
+        """Let the simulator set its target anew."""
+        if isinstance(self.inner, Renewing):
+            self.inner.renew(inputs, labels, iteration)
 
     def __call__(self, inputs: Tensor, labels: Tensor) -> list[Tensor]:
         simulated = zip(self.inner(inputs, labels), self.told, self.most, strict=True)
@@ -185,6 +191,31 @@ class BoundKnowing:
             return found
         ratio = _length(self.target) / _length(found).clamp_min(1e-15)
         return [s * ratio for s in found]
+
+
+@dataclass(frozen=True)
+class SearchingKnowing:
+    """``Knowing`` of a simulation with an unknown of its own; attributes as those of ``BoundKnowing``."""
+
+    inner: Searching
+    told: list[Tensor]
+    most: list[float]
+    factor: float
+    scaled: bool
+
+    @property
+    def target(self) -> list[Tensor]:
+        """What was observed of the entries that tell."""
+        return [t * m * self.factor for t, m in zip(self.inner.target, self.told, strict=True)]
+
+    def start(self) -> Tensor:
+        return self.inner.start()
+
+    def project(self, unknown: Tensor) -> None:
+        self.inner.project(unknown)
+
+    def at(self, unknown: Tensor) -> BoundKnowing:
+        return BoundKnowing(self.inner.at(unknown), self.told, self.most, self.factor, self.scaled)
 
 
 def _length(tensors: Sequence[Tensor]) -> Tensor:
@@ -203,4 +234,7 @@ def _judged(
         return float("nan")
     problem = replace(informed, labels=rules.optimised).problem(observations, knowledge, seed=0, device=device)
     problem = replace(problem, labels=found.labels.to(device))
-    return float(problem.objective(Candidate(knowledge.normalise(found.images).to(device))).detach())
+    inputs = knowledge.normalise(found.images).to(device).repeat(problem.copies, 1, 1, 1)
+    candidate = Candidate(inputs, unknowns=problem.start(0).unknowns)
+    problem.renew(candidate, 0)
+    return float(problem.objective(candidate).detach())

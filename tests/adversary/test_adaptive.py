@@ -239,6 +239,27 @@ def test_without_the_grant_and_for_other_attacks_it_is_refused() -> None:
         ATTACKS.create("adaptive", iteration=3)
 
 
+@pytest.mark.parametrize("attack", ["agic", "sme", "simulation", "midas", "fedavg_leakage", "gradinversion"])
+def test_attacks_on_updates_of_many_steps_can_know_too(attack: str) -> None:
+    """Whatever their simulators want beside images: an unknown, copies, targets set anew, a group."""
+    images, labels = clothes([1, 0])
+    plan = TrainingPlan(batch_size=None, local_epochs=3, learning_rate=0.05, mode="eval")
+    victim = overhear_model(images, labels, plan)
+    sent, received = victim.observation.sent, victim.observation.received
+    first = next(iter(sent))
+    declared = (DeclaredDefence("withholding", {"layers": [first]}),)
+    victim = replace(
+        victim,
+        observation=replace(victim.observation, received=received | {first: sent[first]}),
+        knowledge=replace(victim.knowledge, defences=declared),
+    )
+    made = ATTACKS.create("adaptive", attack=attack, iterations=12)
+    found = made.reconstruct([victim.observation], victim.knowledge, seed=0)
+    assert found.images.shape == images.shape
+    assert 0 <= found.loss < 2
+    assert found.iterations >= 24
+
+
 def test_it_is_granted_in_a_run_and_the_same_from_its_transcript(tmp_path: Path) -> None:
     table = {"name": "adaptive", "attack": "idlg", "iterations": 30, "restarts": 1, "rounds": ["last"], "lpips": False}
     one = Experiment.of(
