@@ -92,6 +92,6 @@ def _array_fault(name: str, array: Array, arrays: ArrayRecord) -> str | None:
     if tuple(array.shape) != tuple(arrays[name].shape):
         return f"{name} has shape {list(array.shape)} instead of {list(arrays[name].shape)}"
     found = values(array)
-    if np.issubdtype(found.dtype, np.floating) and not np.isfinite(found).all():
+    if found.dtype.kind == "f" and not np.isfinite(found).all():
         return f"{name} holds NaN or infinite values"
     return None

@@ -7,7 +7,7 @@ calls the same methods in the same order, checks what comes back, and hands ever
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -15,7 +15,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from fedsim.arrays import Array, wire_size
+from fedsim.arrays import Array, values, wire_size
 from fedsim.errors import FedsimError
 from server.inspection import Inspector, metric
 from server.wrapping import client_at, client_of, in_order, records
@@ -136,8 +136,8 @@ def _train(
         reported={client_of(reply): _reported(reply) for reply in good},
         failures=failures,
         metrics=_scalars(metrics),
-        bytes_sent=sum(_bytes(message) for message in messages),
-        bytes_received=sum(_bytes(reply) for reply in replies),
+        bytes_sent=_bytes_of(messages),
+        bytes_received=_bytes_of(replies),
     )
 
 
@@ -152,7 +152,7 @@ def _like(aggregated: ArrayRecord, before: ArrayRecord) -> ArrayRecord:
     """The aggregate in the model's own types: a mean of integer counters comes back as floats."""
     record = ArrayRecord()
     for name, array in aggregated.items():
-        found, dtype = array.numpy(), np.dtype(before[name].dtype)
+        found, dtype = values(array), np.dtype(before[name].dtype)
         if found.dtype != dtype and np.issubdtype(dtype, np.integer):
             found = found.round()
         record[name] = Array(np.asarray(found, dtype=dtype))
@@ -184,7 +184,13 @@ def _copy(config: ConfigRecord) -> ConfigRecord:
     return ConfigRecord(dict(config))
 
 
-def _bytes(message: Message) -> int:
-    if not message.has_content():
-        return 0
-    return sum(wire_size(array) for record in records(message, ArrayRecord) for array in record.values())
+def _bytes_of(messages: Iterable[Message]) -> int:
+    """Size of all arrays; a record that many messages share is measured once."""
+    known: dict[int, int] = {}
+    total = 0
+    for message in messages:
+        for record in records(message, ArrayRecord) if message.has_content() else ():
+            if id(record) not in known:
+                known[id(record)] = sum(wire_size(array) for array in record.values())
+            total += known[id(record)]
+    return total

@@ -1,4 +1,4 @@
-"""Aggregation strategies by name: Flower's own, and FedSGD."""
+"""Aggregation strategies by name: FedAvg, FedSGD, and Flower's own others."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy import Strategy
 
 from fedsim.registry import Registry
+from server.fedavg import FedAvg
 from server.fedsgd import FedSGD
 
 STRATEGIES: Registry[Strategy] = Registry("strategy", "fedsim.strategies", imports=True)
 
 STRATEGIES.register("fedsgd")(FedSGD)
-STRATEGIES.register("fedavg")(flower.FedAvg)
+STRATEGIES.register("fedavg")(FedAvg)
 STRATEGIES.register("fedavgm")(flower.FedAvgM)
 STRATEGIES.register("fedadam")(flower.FedAdam)
 STRATEGIES.register("fedadagrad")(flower.FedAdagrad)
