@@ -24,8 +24,9 @@ README = (ROOT / "README.md").read_text()
 
 
 def _blocks(language: str) -> Iterator[tuple[str, str]]:
+    fenced = re.compile(rf"^```{language}\n(.*?)^```", re.MULTILINE | re.DOTALL)
     for page in PAGES:
-        for number, block in enumerate(re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.M | re.S)):
+        for number, block in enumerate(fenced.findall(page.read_text())):
             yield f"{page.relative_to(ROOT)}-{number}", block
 
 
@@ -68,12 +69,12 @@ def test_links_lead_somewhere() -> None:
             found = page.parent / path if path else page
             assert found.exists(), f"{page.name}: {target}"
             if anchor:
-                titles = re.findall(r"^#+ (.*)$", found.read_text(), re.M)
+                titles = re.findall(r"^#+ (.*)$", found.read_text(), re.MULTILINE)
                 assert anchor in {re.sub(r"[^\w\- ]", "", title).lower().replace(" ", "-") for title in titles}, target
 
 
 def test_make_targets_named_are_there() -> None:
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for page in PAGES:
         assert set(re.findall(r"`make ([a-z-]+)`", page.read_text())) <= targets, page.name
 

@@ -24,7 +24,7 @@ ATTACKS: dict[Algorithm, tuple[str, ...]] = {
 }
 IMAGES = (1, 4)
 ATTACKED = (1, 2, 5, 10, 20, 50, 100, 200)
-OTHERS, SHARD = 20, 200
+OTHERS, SHARD = 20, 100
 LOCAL: dict[Algorithm, dict[str, Any]] = {
     "fedsgd": {"learning_rate": 0.003, "strategy": {"name": "fedsgd", "optimiser": "adam"}},
     "fedavg": {
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/results"), help="folder of the results")
     parser.add_argument("--runs", type=Path, default=Path("runs") / NAME, help="folder of the federations' runs")
     parser.add_argument("--algorithms", nargs="+", default=list(ATTACKS), choices=get_args(Algorithm))
-    parser.add_argument("--victims", type=int, default=6, help="victims of each number of images")
+    parser.add_argument("--victims", type=int, default=5, help="victims of each number of images")
     parser.add_argument("--rounds", type=int, default=50, help="of each federation")
     parser.add_argument("--iterations", type=int, default=300, help="of each attack")
     parser.add_argument("--workers", type=int, default=0, help="processes that attack while training goes on")

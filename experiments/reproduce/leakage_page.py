@@ -18,7 +18,7 @@ TITLES = {"fedsgd": "FedSGD, one gradient", "fedavg": "FedAvg, four local steps"
 HEAD = """# Leakage over a training
 
 Made by `make reproduce-leakage-over-training` (`python -m experiments.reproduce.leakage_over_training`), on one thread
-of a CPU; the attacks took {minutes:.0f} minutes. CIFAR-10; a `cnn` with GELU; 20 clients of 200 images train it, and
+of a CPU; the attacks took {minutes:.0f} minutes. CIFAR-10; a `cnn` with GELU; 20 clients of 100 images train it, and
 {victims} clients of one image and {victims} of four are attacked: **{victims} victims a row, the same clients with the
 same images in every round**. FedSGD steps Adam on the server; FedAvg's clients make four full-batch steps at a learning
 rate of 0.03, and the server combines the models by FedAdam. {iterations} iterations of each attack inside the protocol,
