@@ -51,6 +51,10 @@ reproduce-agic: install
 reproduce-rgap: install
 	$(BIN)/python -m experiments.reproduce.rgap
 
+.PHONY: reproduce-leakage-over-training
+reproduce-leakage-over-training: install
+	$(BIN)/python -m experiments.reproduce.leakage_over_training
+
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
 
