@@ -184,7 +184,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--victims", type=int, default=16, help="of Inverting Gradients")
     parser.add_argument("--iterations", type=int, default=300, help="of Inverting Gradients")
     parser.add_argument("--dlg-victims", type=int, default=8, help="of DLG, which takes longer")
-    parser.add_argument("--dlg-iterations", type=int, default=1_500, help="of DLG, from each start")
+    parser.add_argument("--dlg-iterations", type=int, default=2_000, help="of DLG, from each start")
     parser.add_argument("--dlg-restarts", type=int, default=2, help="starts of DLG, at most")
 
 

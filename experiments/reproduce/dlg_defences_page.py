@@ -23,7 +23,7 @@ HEAD = """# DLG's grid of defences
 
 Made by `make reproduce-dlg-defences` (`python -m experiments.reproduce.dlg_defences`), on one thread of a CPU, which
 also writes the original above the blind and the adaptive reconstruction to `docs/results/pictures/`. CIFAR-10, one test
-image a gradient, fresh weights for each victim: {victims}. `dlg` attacks `lenet` with weights uniform in [-0.5, 0.5]
+image a gradient, fresh weights for each victim. Victims: {victims}. `dlg` attacks `lenet` with weights uniform in [-0.5, 0.5]
 and images that are not normalised; `inverting_gradients` attacks `cnn` with GELU and normalised images. The blind
 attack knows of no defence; the `adaptive` one knows its name and strength. Both begin at the same point, which is also
 the same in all rows. Every victim counts; medians over victims with 95 % bootstrap intervals; the difference is the
@@ -46,7 +46,7 @@ CLAIMS: tuple[tuple[str, Callable[[Record], bool]], ...] = (
 def write_page(folder: Path, name: str, records: Sequence[Record]) -> None:
     """Write ``name.md`` and its figure."""
     attacks = list(dict.fromkeys(record["attack"] for record in records))
-    victims = " and ".join(f"{len({r['victim'] for r in _of(records, a)})} of `{a}`" for a in attacks)
+    victims = " and ".join(_ran(_of(records, attack), attack) for attack in attacks)
     (folder / "images").mkdir(exist_ok=True)
     figure(records, attacks).savefig(folder / "images" / f"{name}.png", dpi=110)
     text = [
@@ -158,6 +158,11 @@ def figure(records: Sequence[Record], attacks: Sequence[str]) -> Figure:
         panel.grid(axis="y", alpha=0.3)
     panels[0].legend(fontsize=8)
     return drawn
+
+
+def _ran(records: Sequence[Record], attack: str) -> str:
+    budget = ", ".join(f"{value:,} {name}" for name, value in records[0]["parameters"].items())
+    return f"{len({r['victim'] for r in records})} of `{attack}` ({budget})"
 
 
 def _of(records: Sequence[Record], attack: str) -> list[Record]:

@@ -128,6 +128,7 @@ def made_up(psnr: Callable[[str, int], tuple[float, float]]) -> list[dict[str, A
             records.append(
                 {
                     "attack": "dlg",
+                    "parameters": {"iterations": 2000},
                     "victim": victim,
                     "defence": defence,
                     "strength": strength,
@@ -151,6 +152,7 @@ def test_the_grids_page_counts_claims_and_names_the_cells_where_knowing_is_worse
     page = (tmp_path / "grid.md").read_text()
     # 18.5, 19.5, 20.5 ...: three of five victims recovered by the adaptive attack, in three cells each
     assert "| pruning of 20 % or less does not protect | 0 of 15 | 9 of 15 |" in page
+    assert "Victims: 5 of `dlg` (2,000 iterations)." in page
     assert "| half precision does not | 10 of 10 | 10 of 10 |" in page
     assert "at least the blind one's in 21 of 22 cells; not in int8. Of 110 pairs" in page
     assert "worse in 5, in 5 of which neither recovers the image (by 2.0 dB at most)" in page
