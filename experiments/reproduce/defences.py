@@ -51,7 +51,7 @@ SETTINGS: tuple[Setting, ...] = (
 
 
 def main() -> None:
-    """Run what is missing, then write table and figure."""
+    """Run what is missing; table and figure are written anew after each setting, of those that are done."""
     options = arguments(__doc__ or "", _configure)
     options.out.mkdir(parents=True, exist_ok=True)
     lines = options.out / f"{NAME}.jsonl"
@@ -62,7 +62,7 @@ def main() -> None:
             records[name] = {"key": name, **measure(setting, name, options)}
             append(lines, [records[name]])
             CONSOLE.print(json.dumps(records[name]))
-    write_page(options.out, NAME, [records[name] for name in wanted])
+        write_page(options.out, NAME, [records[done] for done in wanted if done in records])
 
 
 def key(setting: Setting, options: argparse.Namespace) -> str:

@@ -23,8 +23,10 @@ HEAD = """# DLG's grid of defences
 
 Made by `make reproduce-dlg-defences` (`python -m experiments.reproduce.dlg_defences`), on one thread of a CPU, which
 also writes the original above the blind and the adaptive reconstruction to `docs/results/pictures/`. CIFAR-10, one test
-image a gradient, fresh weights for each victim. Victims: {victims}. `dlg` attacks `lenet` with weights uniform in
-[-0.5, 0.5] and images that are not normalised; `inverting_gradients` attacks `cnn` with GELU and normalised images.
+image a gradient, fresh weights for each victim. `dlg` attacks `lenet` with weights uniform in [-0.5, 0.5] and images
+that are not normalised; `inverting_gradients` attacks `cnn` with GELU and normalised images.
+
+Victims: {victims}.
 
 The blind attack knows of no defence; the `adaptive` one knows its name and strength. Both begin at the same point,
 which is also the same in all rows. Every victim counts; medians over victims with 95 % bootstrap intervals; the
