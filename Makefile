@@ -47,6 +47,15 @@ reproduce-labels: install
 reproduce-agic: install
 	$(BIN)/python -m experiments.reproduce.agic --workers 2
 
+.PHONY: reproduce-dlg-defences
+reproduce-dlg-defences: install
+	$(BIN)/python -m experiments.reproduce.dlg_defences --workers 2
+
+.PHONY: reproduce-defences
+reproduce-defences: install
+	$(BIN)/python -m pip install --quiet --editable '.[dp]'
+	$(BIN)/python -m experiments.reproduce.defences
+
 .PHONY: reproduce-rgap
 reproduce-rgap: install
 	$(BIN)/python -m experiments.reproduce.rgap
