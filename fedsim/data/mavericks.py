@@ -122,7 +122,7 @@ def apportioned(total: int, weights: NDArray[np.float64], order: NDArray[np.int6
     [3, 3, 4]
     """
     exact = total * weights / weights.sum()
-    sizes = np.floor(exact + 1e-9).astype(np.int64)
+    sizes: NDArray[np.int64] = np.floor(exact + 1e-9).astype(np.int64)
     rank = np.empty(len(weights), dtype=np.int64)
     rank[order] = np.arange(len(weights))
     remainder = np.round(exact - sizes, 9)
