@@ -19,7 +19,7 @@ from fedsim.arrays import Decoder, to_record
 from fedsim.data import Images
 from fedsim.errors import invalid
 from fedsim.models import buffer_names
-from fedsim.protocol import ROUND_KEY, Arrays, TrainingPlan
+from fedsim.protocol import REPORT_KEY, ROUND_KEY, SQUARE_LOSS, Arrays, TrainingPlan
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,10 @@ class _Worker:
         data = environment.shard(client)
         schedule = batches(plan, len(data), seed=environment.seed, client=client, round=round)
         model, state = self._model(environment, cast("ArrayRecord", message.content["arrays"]))
+        reported: dict[str, float] = {}
+        if SQUARE_LOSS in cast("list[str]", config.get(REPORT_KEY, [])):  # before training moves the weights
+            used = torch.unique(torch.cat(schedule))
+            reported[SQUARE_LOSS] = training.square_loss(model, data, environment.normalisation, used)
         if plan.algorithm == "fedsgd":
             gradients, loss = training.gradient(model, data, environment.normalisation, schedule[0], plan)
             arrays: Arrays = gradients | {name: state[name] for name in buffer_names(model)}
@@ -101,7 +105,7 @@ class _Worker:
                 model, data, environment.normalisation, schedule, plan, round=round, proximal=proximal
             )
             arrays, kind, examples = state, "model", len(data)
-        metrics = MetricRecord({"num-examples": examples, "train-loss": loss})
+        metrics = MetricRecord({"num-examples": examples, "train-loss": loss, **reported})
         return _reply(message, client, metrics, to_record(arrays), kind)
 
     def evaluate(self, message: Message, environment: Environment, client: int) -> Message:

@@ -102,6 +102,20 @@ def evaluate(
     return {"loss": loss / len(data), "accuracy": right / len(data)}
 
 
+@torch.no_grad()
+def square_loss(
+    model: nn.Module, data: Images, normalisation: Normalisation, chosen: Tensor, batch_size: int = 500
+) -> float:
+    """Mean over the chosen examples of the squared cross-entropy of each, the model in evaluation mode."""
+    device = next(model.parameters()).device
+    model.eval()
+    total = 0.0
+    for part in torch.split(chosen, batch_size):
+        inputs, labels = _batch(data, normalisation, part, device)
+        total += float(functional.cross_entropy(model(inputs), labels, reduction="none").square().sum())
+    return total / len(chosen)
+
+
 def _precision(plan: TrainingPlan, device: torch.device) -> AbstractContextManager[object]:
     """In force while a network is computed; weights, their gradients and the loss are in float32 in any case."""
     return torch.autocast(device.type, torch.bfloat16) if plan.precision == "bf16" else nullcontext()

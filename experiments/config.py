@@ -11,6 +11,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from clients.faults import Faults
+from fedsim.devices import Devices
 from fedsim.errors import FedsimError, invalid, nearest
 from fedsim.protocol import Algorithm, Grant, Mode, Precision, TrainingPlan
 
@@ -144,6 +145,28 @@ class Engine(Part):
     attack_workers: int = Field(0, ge=0)
 
 
+class Durations(_Table):
+    """``[durations]``: how long clients are simulated to take, for selectors that ask; see ``fedsim.devices``.
+
+    Attributes:
+        examples_per_second: computed by the median client.
+        spread: of computing speeds, standard deviation of their logarithm.
+        bytes_per_second: of the median client's network.
+        network_spread: of networks, likewise.
+        jitter: from round to round, likewise.
+    """
+
+    examples_per_second: float = Field(500.0, gt=0)
+    spread: float = Field(1.0, ge=0)
+    bytes_per_second: float = Field(1e6, gt=0)
+    network_spread: float = Field(1.0, ge=0)
+    jitter: float = Field(0.1, ge=0)
+
+    def devices(self) -> Devices:
+        """What makes them."""
+        return Devices(**self.model_dump())
+
+
 class Device(_Table):
     """``[device]``: where clients, evaluation and attacks compute: ``cpu``, ``cuda`` or ``cuda:1``."""
 
@@ -194,6 +217,7 @@ class Config(_Table):
     selection: Selection = Selection()
     engine: Engine = Engine()
     device: Device = Device()
+    durations: Durations | None = None
     faults: Faults | None = None
     wiretap: Wiretap = Wiretap()
     defences: list[Defence] = []
@@ -231,7 +255,7 @@ def load(path: Path | str, overrides: Iterable[str] = ()) -> Config:
         raise invalid("CONFIG", str(path), f"cannot be read ({error})", "Check the path") from error
     except tomllib.TOMLDecodeError as error:
         raise invalid("CONFIG", str(path), f"is not TOML: {error}", "Mend that line") from error
-    for written in ("versions", "data_set"):  # a run folder's experiment.toml is a configuration too
+    for written in ("versions", "data_set", "selector"):  # a run folder's experiment.toml is a configuration too
         tables.pop(written, None)
     for override in overrides:
         _override(tables, override)

@@ -22,7 +22,7 @@ from clients import Environment, batches, client_app
 from clients.defences import DEFENCES, Checking, Defence, defence_mod
 from clients.faults import faults_mod
 from experiments import config as configuration
-from experiments.config import Config
+from experiments.config import Config, Durations
 from fedsim import models
 from fedsim.data import DataSet, Images, Shards, load, partition
 from fedsim.engines import ENGINES
@@ -30,6 +30,7 @@ from fedsim.engines.local import can_fork
 from fedsim.errors import FedsimError, invalid
 from fedsim.protocol import DeclaredDefence, Grant, Knowledge, TrainingPlan
 from server import SELECTORS, STRATEGIES, Selective
+from server.selection import Choosing, Selector
 
 
 @dataclass(frozen=True)
@@ -159,13 +160,29 @@ class Experiment:
 
     def strategy(self) -> Selective:
         """The aggregation strategy, narrowed to the clients that the selector chooses."""
-        table = self.config.selection
         return Selective(
             self._aggregation(),
-            SELECTORS.create(table.name, **table.parameters),
-            clients_per_round=table.clients_per_round,
+            self.selector(),
+            clients_per_round=self.config.selection.clients_per_round,
             seed=self.config.seed,
+            durations=self.duration,
         )
+
+    def selector(self) -> Selector | Choosing:
+        """Whom to prefer."""
+        table = self.config.selection
+        return SELECTORS.create(table.name, **table.parameters)
+
+    def duration(self, client: int, round: int | None = None) -> float:
+        """Seconds that a client is simulated to take for a round, or expects to where none is given."""
+        devices = (self.config.durations or Durations()).devices()
+        examples = int(self.shards.sizes[client])
+        used = self.plan.steps(examples) * min(self.plan.batches_of(examples), examples)
+        return devices.seconds(self.config.seed, client, examples=used, bytes=2 * self._model_bytes, round=round)
+
+    @cached_property
+    def _model_bytes(self) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.model().state_dict().values())
 
     def _aggregation(self) -> Strategy:
         training = self.config.training

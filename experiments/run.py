@@ -212,6 +212,8 @@ def _write_down(folder: RunFolder, done: Round, selective: Selective, experiment
                 "selected": True,
                 "examples": len(shard),
                 "probability": chances.get(client),
+                "duration": (selective.selection.durations or {}).get(client),
+                "value": (selective.selection.values or {}).get(client),
                 "train_loss": done.losses.get(client),
                 "label_counts": list(shard.label_counts()),
                 "reported": dict(done.reported.get(client, {})),

@@ -21,6 +21,12 @@ Precision = Literal["float32", "bf16"]
 Kind = Literal["model", "gradient"]
 Grant = Literal["labels", "batch_order", "defences"]
 
+REPORT_KEY = "report"
+"""Where the server's configuration lists what clients shall report beside the loss, such as ``square-loss``."""
+
+SQUARE_LOSS = "square-loss"
+"""The mean of the squared loss over the examples of a client's round, at the global weights; sent if asked for."""
+
 ROUND_KEY = "server-round"
 """Where Flower's strategies put the number of the round in the configuration they send."""
 
@@ -227,8 +233,10 @@ class Profile:
         client: its number.
         examples: size of its shard.
         label_counts: examples of each class, or ``None`` if it does not say.
+        duration: seconds that it expects to take for a round, or ``None`` if it does not say.
     """
 
     client: int
     examples: int
     label_counts: tuple[int, ...] | None = None
+    duration: float | None = None

@@ -62,15 +62,36 @@ class HonestButCurious(Wrapped):
 
     def _observe(self, server_round: int, reply: Message) -> Observation:
         sent = self._sent[reply.metadata.src_node_id]
-        config = next(iter(sent.config_records.values()), ConfigRecord())
-        metrics = next(iter(reply.content.metric_records.values()), MetricRecord())
-        said = reply.content.config_records.get("client", ConfigRecord())
-        return Observation(
-            round=server_round,
-            client=client_of(reply),
-            sent=self._decode(next(iter(sent.array_records.values()))),
-            received=from_record(next(iter(reply.content.array_records.values()))),
-            kind=cast("Kind", said.get("kind", self._kind)),
-            examples=int(cast("float", metrics.get(self._weighted_by_key, 0))),
-            plan=TrainingPlan.from_config(config) if "algorithm" in config else None,
-        )
+        return observation(server_round, sent, reply, self._decode, self._kind, self._weighted_by_key)
+
+
+def observation(
+    server_round: int,
+    sent: RecordDict,
+    reply: Message,
+    decode: Decoder,
+    kind: Kind = "model",
+    weighted_by_key: str = "num-examples",
+) -> Observation:
+    """What the server sees of one client in one round.
+
+    Args:
+        server_round: number of the round.
+        sent: the content of the message to the client.
+        reply: the client's, with content.
+        decode: keeps the arrays sent, which are the same for the whole cohort.
+        kind: what the client returns where its reply does not say.
+        weighted_by_key: the metric that holds the number of examples.
+    """
+    config = next(iter(sent.config_records.values()), ConfigRecord())
+    metrics = next(iter(reply.content.metric_records.values()), MetricRecord())
+    said = reply.content.config_records.get("client", ConfigRecord())
+    return Observation(
+        round=server_round,
+        client=client_of(reply),
+        sent=decode(next(iter(sent.array_records.values()))),
+        received=from_record(next(iter(reply.content.array_records.values()))),
+        kind=cast("Kind", said.get("kind", kind)),
+        examples=int(cast("float", metrics.get(weighted_by_key, 0))),
+        plan=TrainingPlan.from_config(config) if "algorithm" in config else None,
+    )

@@ -9,7 +9,7 @@ from typing import Any
 from experiments.experiment import Experiment
 from fedsim import seeding
 from fedsim.protocol import Profile
-from server.selection.selector import draw
+from server.selection import Pool, choose
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,6 @@ def cohorts(experiment: Experiment) -> Iterator[list[int]]:
     number = 0
     while True:
         number += 1
-        chances = strategy.selector.probabilities(state, number, candidates)
-        yield [
-            int(i) for i in draw(chances, size, seeding.numpy_generator(strategy.seed, "selection", "round", number))
-        ]
+        generator = seeding.numpy_generator(strategy.seed, "selection", "round", number)
+        pool = Pool(number, candidates, size, generator, ask=lambda _: {})
+        yield [int(position) for position in choose(strategy.selector, state, pool).positions]

@@ -137,4 +137,4 @@ def _checked(shards: Sequence[Tensor] | Shards, name: str, clients: int, example
     return dealt
 
 
-from fedsim.data import flower_partitions  # noqa: E402, F401  (registers itself)
+from fedsim.data import flower_partitions, mavericks  # noqa: E402, F401  (they register themselves)

@@ -25,9 +25,10 @@ PARAMETERS: dict[str, dict[str, object]] = {
     "sizes": {"sizes": [100 + 10 * i for i in range(CLIENTS)]},
     "inner_dirichlet": {"alpha": 0.3},
     "overlapping": {"examples": 40},
+    "owners": {"owners": {9: [1], 8: [2], 7: [2]}},
 }
 CLIENTS_OF = {"exponential": 5}  # at ten the smallest client would get nothing
-WHOLE = ["iid", "dirichlet", "pathological", "distribution", "linear", "square"]
+WHOLE = ["iid", "mavericks", "owners", "dirichlet", "pathological", "distribution", "linear", "square"]
 
 
 def dealt(
