@@ -51,6 +51,10 @@ reproduce-agic: install
 reproduce-rgap: install
 	$(BIN)/python -m experiments.reproduce.rgap
 
+.PHONY: reproduce-shapley-cost
+reproduce-shapley-cost: install
+	$(BIN)/python -m experiments.reproduce.shapley_cost
+
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
 
