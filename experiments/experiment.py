@@ -25,11 +25,13 @@ from experiments import config as configuration
 from experiments.config import Config
 from fedsim import models
 from fedsim.data import DataSet, Images, Shards, load, partition
+from fedsim.data.holdout import hold_out
 from fedsim.engines import ENGINES
 from fedsim.engines.local import can_fork
 from fedsim.errors import FedsimError, invalid
 from fedsim.protocol import DeclaredDefence, Grant, Knowledge, TrainingPlan
 from server import SELECTORS, STRATEGIES, Selective
+from server.contribution import ESTIMATORS, Appraising, Validator
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,32 @@ class Experiment:
             normalise=table.normalise,
             **table.parameters,
         )
+
+    @cached_property
+    def _held_out(self) -> tuple[Images, Images | None]:
+        """The test split, and the server's own part of it."""
+        size, test = self.config.data.validation_size, self.data.test
+        if size is None:
+            return test, None
+        if size >= len(test):
+            raise invalid(
+                "data.validation_size",
+                size,
+                f"the test split has only {len(test)} images, and some must be left to test on",
+                f"Use at most {len(test) - 1}",
+            )
+        rest, own = hold_out(test.labels, size / len(test), self.config.seed)
+        return test.subset(rest), test.subset(own)
+
+    @property
+    def test(self) -> Images:
+        """The images that the global model is tested on."""
+        return self._held_out[0]
+
+    @property
+    def validation(self) -> Images | None:
+        """The images that the server judges updates by, if it has any; none is a client's or is tested on."""
+        return self._held_out[1]
 
     @cached_property
     def shards(self) -> Shards:
@@ -161,10 +189,35 @@ class Experiment:
         """The aggregation strategy, narrowed to the clients that the selector chooses."""
         table = self.config.selection
         return Selective(
-            self._aggregation(),
+            self._appraised(self._aggregation()),
             SELECTORS.create(table.name, **table.parameters),
             clients_per_round=table.clients_per_round,
             seed=self.config.seed,
+        )
+
+    def _appraised(self, strategy: Strategy) -> Strategy:
+        table = self.config.contribution
+        if table is None:
+            return strategy
+        estimator = ESTIMATORS.create(table.name, **table.parameters)
+        if self.validation is None:
+            raise invalid(
+                "contribution",
+                table.name,
+                "the server has no images to judge updates by",
+                "Set data.validation_size, to 1000 for instance; they are taken from the test split",
+            )
+        training = self.config.training
+        given = training.strategy.parameters if training.strategy else {}
+        network = self.model().to(self.device)
+        return Appraising(
+            strategy,
+            estimator,
+            Validator(network, self.validation, (self.data.mean, self.data.std), table.metric),
+            every=table.every,
+            seed=self.config.seed,
+            step=float(given.get("learning_rate", training.learning_rate)),
+            buffers=models.buffer_names(network),
         )
 
     def _aggregation(self) -> Strategy:
