@@ -64,6 +64,10 @@ reproduce-rgap: install
 reproduce-leakage-over-training: install
 	$(BIN)/python -m experiments.reproduce.leakage_over_training
 
+.PHONY: reproduce-shapley-cost
+reproduce-shapley-cost: install
+	$(BIN)/python -m experiments.reproduce.shapley_cost
+
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
 

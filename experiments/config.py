@@ -46,6 +46,8 @@ class Data(Part):
         partition: how the training images are dealt out.
         train_size: if given, only the first images of the training split are used.
         test_size: likewise of the test split.
+        validation_size: if given, so many images of the test split, the same share of each class, are the server's
+            own, to judge updates by; test accuracy is of the others.
         normalise: whether clients subtract the mean and divide by the standard deviation.
     """
 
@@ -54,6 +56,7 @@ class Data(Part):
     partition: Part = Part(name="iid")
     train_size: int | None = Field(None, ge=1)
     test_size: int | None = Field(None, ge=1)
+    validation_size: int | None = Field(None, ge=1)
     normalise: bool = True
 
 
@@ -128,6 +131,20 @@ class Selection(Part):
 
     name: str = "uniform"
     clients_per_round: int | None = Field(None, ge=1)
+
+
+class Contribution(Part):
+    """``[contribution]``: how the server finds what each client's update was worth; needs ``data.validation_size``.
+
+    Attributes:
+        name: of the method; its parameters stand beside it.
+        metric: ``loss`` or ``accuracy`` on the validation images; values are in its units.
+        every: rounds between appraisals, the first of which is in round 1.
+    """
+
+    name: str = "gtg"
+    metric: Literal["loss", "accuracy"] = "loss"
+    every: int = Field(1, ge=1)
 
 
 class Engine(Part):
@@ -215,6 +232,7 @@ class Config(_Table):
     model: Model = Model()
     training: Training = Training()
     selection: Selection = Selection()
+    contribution: Contribution | None = None
     engine: Engine = Engine()
     device: Device = Device()
     durations: Durations | None = None

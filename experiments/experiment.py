@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,12 +25,14 @@ from experiments import config as configuration
 from experiments.config import Config, Durations
 from fedsim import models
 from fedsim.data import DataSet, Images, Shards, load, partition
+from fedsim.data.holdout import hold_out
 from fedsim.engines import ENGINES
 from fedsim.engines.local import can_fork
 from fedsim.errors import FedsimError, invalid
 from fedsim.protocol import DeclaredDefence, Grant, Knowledge, TrainingPlan
 from server import SELECTORS, STRATEGIES, Selective
-from server.selection import Choosing, Selector
+from server.contribution import ESTIMATORS, Appraising, Validator
+from server.selection import Choosing, RoundOutcome, Selector
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,32 @@ class Experiment:
             normalise=table.normalise,
             **table.parameters,
         )
+
+    @cached_property
+    def _held_out(self) -> tuple[Images, Images | None]:
+        """The test split, and the server's own part of it."""
+        size, test = self.config.data.validation_size, self.data.test
+        if size is None:
+            return test, None
+        if size >= len(test):
+            raise invalid(
+                "data.validation_size",
+                size,
+                f"the test split has only {len(test)} images, and some must be left to test on",
+                f"Use at most {len(test) - 1}",
+            )
+        rest, own = hold_out(test.labels, size / len(test), self.config.seed)
+        return test.subset(rest), test.subset(own)
+
+    @property
+    def test(self) -> Images:
+        """The images that the global model is tested on."""
+        return self._held_out[0]
+
+    @property
+    def validation(self) -> Images | None:
+        """The images that the server judges updates by, if it has any; none is a client's or is tested on."""
+        return self._held_out[1]
 
     @cached_property
     def shards(self) -> Shards:
@@ -160,12 +188,26 @@ class Experiment:
 
     def strategy(self) -> Selective:
         """The aggregation strategy, narrowed to the clients that the selector chooses."""
+        selector, aggregation = self.selector(), self._aggregation()
+        appraising = self._appraising(aggregation)
+        if "values" in selector.needs and appraising is None:
+            raise invalid(
+                "selection.name",
+                self.config.selection.name,
+                "goes by what clients contributed, and nothing finds that",
+                'Add a [contribution] table, with name = "gtg" for instance',
+            )
+
+        def values(outcome: RoundOutcome) -> Mapping[int, float]:  # noqa: ARG001  (it was appraised on its way in)
+            return appraising.values() if appraising else {}
+
         return Selective(
-            self._aggregation(),
-            self.selector(),
+            appraising or aggregation,
+            selector,
             clients_per_round=self.config.selection.clients_per_round,
             seed=self.config.seed,
             durations=self.duration,
+            contribution=values,
         )
 
     def selector(self) -> Selector | Choosing:
@@ -183,6 +225,31 @@ class Experiment:
     @cached_property
     def _model_bytes(self) -> int:
         return sum(tensor.numel() * tensor.element_size() for tensor in self.model().state_dict().values())
+
+    def _appraising(self, strategy: Strategy) -> Appraising | None:
+        table = self.config.contribution
+        if table is None:
+            return None
+        estimator = ESTIMATORS.create(table.name, **table.parameters)
+        if self.validation is None:
+            raise invalid(
+                "contribution",
+                table.name,
+                "the server has no images to judge updates by",
+                "Set data.validation_size, to 1000 for instance; they are taken from the test split",
+            )
+        training = self.config.training
+        given = training.strategy.parameters if training.strategy else {}
+        network = self.model().to(self.device)
+        return Appraising(
+            strategy,
+            estimator,
+            Validator(network, self.validation, (self.data.mean, self.data.std), table.metric),
+            every=table.every,
+            seed=self.config.seed,
+            step=float(given.get("learning_rate", training.learning_rate)),
+            buffers=models.buffer_names(network),
+        )
 
     def _aggregation(self) -> Strategy:
         training = self.config.training

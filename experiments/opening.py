@@ -66,7 +66,7 @@ def _data_set(experiment: Experiment) -> dict[str, Any]:
     return {
         "classes": list(data.train.classes),
         "train": len(data.train),
-        "test": len(data.test),
+        "test": len(experiment.test),
         "input_shape": list(data.input_shape),
         "mean": list(data.mean),
         "std": list(data.std),

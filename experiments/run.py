@@ -31,6 +31,7 @@ from fedsim.errors import FedsimError
 from fedsim.protocol import Observation
 from fedsim.transcript import Transcript
 from server import HonestButCurious, Round, Selective, federate
+from server.contribution import appraisal
 from server.evaluation import central_evaluation
 from server.state import restore, snapshot
 
@@ -124,7 +125,7 @@ def _train(
         _remind(grid, experiment, last)
     evaluate = central_evaluation(
         experiment.model().to(experiment.device),
-        experiment.data.test,
+        experiment.test,
         (experiment.data.mean, experiment.data.std),
     )
     with victims:
@@ -185,6 +186,7 @@ def _recorder(
 
 def _write_down(folder: RunFolder, done: Round, selective: Selective, experiment: Experiment) -> None:
     losses = list(done.losses.values())
+    appraised = appraisal(selective)
     folder.append_metrics(
         {
             "round": done.number,
@@ -194,6 +196,7 @@ def _write_down(folder: RunFolder, done: Round, selective: Selective, experiment
             "test_accuracy": done.evaluation.get("test-accuracy"),
             "clients_loss": done.client_evaluation.get("eval-loss"),
             "clients_accuracy": done.client_evaluation.get("eval-accuracy"),
+            "utility_evaluations": appraised.evaluations if appraised else None,
             "seconds": done.seconds,
             "bytes_sent": done.bytes_sent,
             "bytes_received": done.bytes_received,
@@ -213,8 +216,9 @@ def _write_down(folder: RunFolder, done: Round, selective: Selective, experiment
                 "examples": len(shard),
                 "probability": chances.get(client),
                 "duration": (selective.selection.durations or {}).get(client),
-                "value": (selective.selection.values or {}).get(client),
                 "train_loss": done.losses.get(client),
+                "value": appraised.values.get(client) if appraised else None,
+                "value_error": appraised.errors.get(client) if appraised else None,
                 "label_counts": list(shard.label_counts()),
                 "reported": dict(done.reported.get(client, {})),
                 "failure": done.failures.get(client),

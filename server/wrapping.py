@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TypeVar, cast
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -40,6 +40,10 @@ class Wrapped(Strategy):
         """The number of the client on a node, or the node's own where no wrapper has met it."""
         return client_at(self.inner, node)
 
+    def values(self) -> Mapping[int, float]:
+        """What each client of the round just aggregated was worth; empty where no wrapper appraises it."""
+        return values_in(self.inner)
+
     def summary(self) -> None:
         self.inner.summary()
 
@@ -54,6 +58,11 @@ def innermost(strategy: Strategy) -> Strategy:
 def client_at(strategy: Strategy, node: int) -> int:
     """The number of the client on a node, as the wrappers around a strategy know it; else the node's own."""
     return strategy.client_at(node) if isinstance(strategy, Wrapped) else node
+
+
+def values_in(strategy: Strategy) -> Mapping[int, float]:
+    """What each client of the round just aggregated was worth, as a wrapper found it; else nothing."""
+    return strategy.values() if isinstance(strategy, Wrapped) else {}
 
 
 def client_of(reply: Message) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import hypot
 from typing import Any
 
 from experiments.report.records import Run, integer, number
@@ -45,6 +46,8 @@ class ClientRow:
     selected: int
     selected_share: float
     probability: float | None
+    value: float | None
+    value_error: float | None
     victim: int
     failures: int
     cells: list[Cell]
@@ -60,6 +63,8 @@ class Clients:
         cohort_rounds: rounds in which somebody was selected.
         selected: how many different clients were selected.
         total: how many clients there are, if that is known.
+        valued: rounds in which values were found.
+        method: how, and on what.
         failures: whether any client failed.
         reasons: why answers were not used, and how often, the most frequent first.
         wide: too many classes for numbers in the cells.
@@ -70,6 +75,8 @@ class Clients:
     cohort_rounds: int
     selected: int
     total: int | None
+    valued: int
+    method: str
     failures: bool
     reasons: list[tuple[str, int]]
     wide: bool
@@ -131,6 +138,8 @@ def clients_table(run: Run) -> Clients | None:
         cohort_rounds=len(rounds),
         selected=sum(any(r.get("selected", True) for r in records) for records in by_client.values()),
         total=integer(run.table("data"), "clients"),
+        valued=len({r.get("round") for r in run.clients if number(r, "value") is not None}),
+        method=_method(run.table("contribution"), integer(run.table("data"), "validation_size")),
         failures=any(row.failures for row in rows),
         reasons=Counter(str(r["failure"]) for r in run.clients if r.get("failure")).most_common(_LISTED),
         wide=width > 20,
@@ -201,10 +210,31 @@ def _client(run: Run, client: int, records: list[Record], cells: list[Cell], rou
         selected=selected,
         selected_share=round(selected / rounds, 3) if rounds else 0.0,
         probability=sum(chances) / len(chances) if chances else None,
+        **_value(run, records),
         victim=sum(victim.client == client for victim in run.victims),
         failures=sum(bool(record.get("failure")) for record in records),
         cells=cells,
     )
+
+
+def _value(run: Run, records: list[Record]) -> dict[str, float | None]:
+    """The mean value of a client over the rounds it was appraised in; of one that is of the whole run, the last."""
+    told = [record for record in records if number(record, "value") is not None]
+    if run.table("contribution").get("name") == "one_round":
+        told = told[-1:]
+    if not told:
+        return {"value": None, "value_error": None}
+    errors = [number(record, "value_error") or 0.0 for record in told]
+    return {
+        "value": sum(number(record, "value") or 0.0 for record in told) / len(told),
+        "value_error": hypot(*errors) / len(told) or None,
+    }
+
+
+def _method(contribution: Mapping[str, Any], images: int | None) -> str:
+    metric = "accuracy" if contribution.get("metric") == "accuracy" else "loss"
+    held = f"{images} images" if images else "images"
+    return f"{contribution.get('name', 'unknown')}, by {metric} on {held} of the server's own"
 
 
 def _is_table(value: object) -> bool:
