@@ -62,7 +62,7 @@ def main() -> None:
             records[name] = {"key": name, **measure(setting, name, options)}
             append(lines, [records[name]])
             CONSOLE.print(json.dumps(records[name]))
-        write_page(options.out, NAME, [records[done] for done in wanted if done in records])
+        write_page(options.out, NAME, [records[done] for done in wanted if done in records], len(wanted))
 
 
 def key(setting: Setting, options: argparse.Namespace) -> str:
