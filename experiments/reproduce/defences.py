@@ -44,7 +44,7 @@ SETTINGS: tuple[Setting, ...] = (
     *(("half_precision", {"format": name}, {}) for name in ("float16", "bfloat16")),
     *(("int8", {"bits": bits}, {}) for bits in (8, 4)),
     *(("soteria", {"share": share}, {}) for share in (0.4, 0.8)),
-    *(("withholding", {"layers": layers}, {}) for layers in (["0"], ["6"], ["7"])),
+    *(("withholding", {"layers": layers}, {}) for layers in (["0"], ["4"], ["7"])),
     *((NATURAL, {}, {"batch_size": size}) for size in (4, "full")),
     *((NATURAL, {}, {"batch_size": 5, "local_epochs": epochs, **FEDAVG}) for epochs in (1, 4)),
 )
@@ -62,7 +62,7 @@ def main() -> None:
             records[name] = {"key": name, **measure(setting, name, options)}
             append(lines, [records[name]])
             CONSOLE.print(json.dumps(records[name]))
-        write_page(options.out, NAME, [records[done] for done in wanted if done in records])
+        write_page(options.out, NAME, [records[done] for done in wanted if done in records], len(wanted))
 
 
 def key(setting: Setting, options: argparse.Namespace) -> str:

@@ -28,11 +28,12 @@ fedsim: its test accuracy, with the 95 % interval over {tested:,} test images (W
 blind attack knows of no defence; the `adaptive` one knows its name and strength; both begin at the same point. The same
 clients with the same images are attacked in each row, but for the larger batches, which have more of them. Medians over
 victims with 95 % bootstrap intervals; the difference is the median of the victims' own differences. A uniform grey
-scores {grey:.1f} dB. One run a row: differences in accuracy within the intervals say nothing."""
+scores {grey:.1f} dB. One run a row: differences in accuracy within the intervals say nothing. Measured so
+far: {done} of {settings} settings."""
 
 
-def write_page(folder: Path, name: str, records: Sequence[Record]) -> None:
-    """Write ``name.md`` and its figure."""
+def write_page(folder: Path, name: str, records: Sequence[Record], settings: int) -> None:
+    """Write ``name.md`` and its figure; ``settings`` is how many the whole table has."""
     first = records[0]
     (folder / "images").mkdir(exist_ok=True)
     figure(records).savefig(folder / "images" / f"{name}.png", dpi=110)
@@ -41,6 +42,8 @@ def write_page(folder: Path, name: str, records: Sequence[Record]) -> None:
         tested=first["tested"],
         iterations=first["iterations"],
         victims=len(first["adaptive"]),
+        done=len(records),
+        settings=settings,
         grey=median(score["baseline_psnr"] for score in first["adaptive"]),
     )
     text = [head, f"![Accuracy over PSNR](images/{name}.png)", table(records), knowing(records)]

@@ -114,9 +114,8 @@ def test_the_blind_attack_of_the_first_round_alone_is_that_of_the_whole_run(tmp_
     assert defences_page.pairs(found)[0] == defences_page.pairs(found)[1]
     assert len(found["adaptive"]) == 2
     assert found["epsilon"] is None
-    written = [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("*/attacks.jsonl"))]
+    # The seconds of the attacks are part of it: what had been run is read, not run again.
     assert defences.measure(setting, "none", options(tmp_path)) == found
-    assert [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("*/attacks.jsonl"))] == written
 
 
 def made_up(psnr: Callable[[str, int], tuple[float, float]]) -> list[dict[str, Any]]:
@@ -171,10 +170,11 @@ def test_the_page_of_utility_pairs_victims_whatever_their_order(tmp_path: Path) 
         common = {"rounds": 2, "iterations": 5, "accuracy": 0.25, "tested": 200, "epsilon": None}
         own = {"defence": defence, "strength": strength, "training": training}
         records.append(own | common | {"blind": scores, "adaptive": better[::-1]})
-    defences_page.write_page(tmp_path, "utility", records)
+    defences_page.write_page(tmp_path, "utility", records, len(records) + 1)
     page = (tmp_path / "utility.md").read_text()
     assert page.count("| +3.0 [+3.0, +3.0] | 0 of 5 |") == len(records) - 2
     assert page.count("| -1.0 [-1.0, -1.0] | 5 of 5 |") == 2
+    assert f"{len(records)} of {len(records) + 1} settings" in page
     assert "not in int8 (bits 8), int8 (bits 4)." in page
     # Wilson's interval by its formula
     n, p, z = 200, 0.25, 1.959964
