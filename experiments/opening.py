@@ -18,7 +18,6 @@ from experiments.experiment import Experiment
 from experiments.run_folder import RunFolder
 from fedsim.errors import FedsimError
 
-
 MOST_CLIENTS = 400
 """Clients whose label counts are written down."""
 

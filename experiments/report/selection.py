@@ -15,8 +15,7 @@ MOST_COLUMNS = 100
 MOST_ROWS = 40
 """Classes drawn; a partition over more is not pictured."""
 
-OWNER = 0.5
-"""Share of a class from which a client counts as its owner."""
+_OWNER = 0.25  # share of a class from which a cell is framed, if it is also five times an even share
 
 _LEFT, _TOP, _ROW, _BARS = 110, 56, 18, 46
 _STRONGEST = 0.92
@@ -32,11 +31,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Cell:
-    """The images that a client has of a class, and what share of the class they are."""
+    """The images that a client has of a class, and what share of the class they are, if that is known."""
 
     name: str
     count: int
-    share: float
+    share: float | None
     owned: bool
     opacity: float
     y: float
@@ -98,6 +97,7 @@ def heat_map(run: Run) -> HeatMap | None:
     shown = _shown(counts)
     every = integer(run.table("data"), "clients") or len(counts)
     totals = [max(1, sum(row[label] for row in counts.values())) for label in range(classes)]
+    complete = len(counts) == every  # of very many clients, some only are written down
     fullest = max(1, *(max(row) for row in counts.values()))
     most = max(1, *(sum(row) for row in counts.values()))
     step = min(18.0, max(7.0, 760 / len(shown)))
@@ -110,8 +110,8 @@ def heat_map(run: Run) -> HeatMap | None:
             Cell(
                 name=names[label],
                 count=count,
-                share=count / totals[label],
-                owned=len(counts) > 1 and count / totals[label] >= OWNER,
+                share=count / totals[label] if complete else None,
+                owned=complete and count / totals[label] >= max(_OWNER, 5 / every),
                 # By the root: what is a fiftieth of the most must still be seen.
                 opacity=round(_STRONGEST * math.sqrt(count / fullest), 3),
                 y=_TOP + _ROW * label,
@@ -130,7 +130,7 @@ def heat_map(run: Run) -> HeatMap | None:
                 cells=cells,
             )
         )
-    owners = _owners(counts, totals, names)
+    owners = _owners(counts, totals, names) if complete else []
     return HeatMap(
         width=round(_LEFT + step * len(shown) + 16, 1),
         height=_TOP + _ROW * classes + 24,
