@@ -126,13 +126,15 @@ def test_oort_is_told_the_squared_loss_of_each_example_at_the_weights_sent(tmp_p
 
 def test_durations_are_the_devices_own() -> None:
     """Alike devices differ by their examples alone; and nothing but seed, client and round decides the rest."""
-    alike = Experiment.of({"data": DATA, "durations": {"spread": 0.0, "network_spread": 0.0, "jitter": 0.0}})
-    maverick, other = alike.duration(9), alike.duration(0, 5)
-    sending = 2 * sum(t.numel() * t.element_size() for t in alike.model().state_dict().values()) / 1e6
-    sizes = alike.shards.sizes
-    steps = {client: -(-int(sizes[client]) // 32) for client in (9, 0)}
-    assert maverick == pytest.approx(sending + steps[9] * min(32, int(sizes[9])) / 500)
-    assert other == pytest.approx(sending + steps[0] * min(32, int(sizes[0])) / 500)
+    still = {"spread": 0.0, "network_spread": 0.0, "jitter": 0.0}
+
+    def alike(**training: object) -> Experiment:
+        return Experiment.of({"data": DATA, "durations": still, "training": training})
+
+    sending = 2 * sum(t.numel() * t.element_size() for t in alike().model().state_dict().values()) / 1e6
+    for client, size in enumerate(alike().shards.sizes.tolist()):
+        assert alike(local_epochs=3).duration(client) == pytest.approx(sending + 3 * size / 500)
+        assert alike(local_steps=4, batch_size=8).duration(client, 5) == pytest.approx(sending + 32 / 500)
     drawn = experiment()
     assert drawn.duration(3, 1) == experiment().duration(3, 1) != drawn.duration(3, 2)
     assert len({drawn.duration(client) for client in range(10)}) == 10
