@@ -100,9 +100,9 @@ def heat_map(run: Run) -> HeatMap | None:
     complete = len(counts) == every  # of very many clients, some only are written down
     fullest = max(1, *(max(row) for row in counts.values()))
     most = max(1, *(sum(row) for row in counts.values()))
-    step = min(18.0, max(7.0, 760 / len(shown)))
+    step = min(20.0, max(9.0, 960 / len(shown)))
     names = [class_name(label, run.classes) if run.classes else str(label) for label in range(classes)]
-    ticks = max(1, math.ceil(len(shown) * 24 / (step * len(shown))))
+    ticks = math.ceil(26 / step)
     columns = []
     for place, client in enumerate(shown):
         row = counts[client]
@@ -126,7 +126,7 @@ def heat_map(run: Run) -> HeatMap | None:
                 x=round(_LEFT + step * place, 2),
                 width=round(step - 1, 2),
                 bar_top=round(_TOP - 4 - _BARS * sum(row) / most, 2),
-                tick=place % ticks == 0 or place == len(shown) - 1,
+                tick=place % ticks == 0,
                 cells=cells,
             )
         )
