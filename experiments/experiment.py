@@ -219,7 +219,10 @@ class Experiment:
         """Seconds that a client is simulated to take for a round, or expects to where none is given."""
         devices = (self.config.durations or Durations()).devices()
         examples = int(self.shards.sizes[client])
-        used = self.plan.steps(examples) * min(self.plan.batches_of(examples), examples)
+        if self.plan.algorithm == "fedavg" and self.plan.local_steps is None:
+            used = self.plan.local_epochs * examples
+        else:
+            used = self.plan.steps(examples) * min(self.plan.batches_of(examples), examples)
         return devices.seconds(self.config.seed, client, examples=used, bytes=2 * self._model_bytes, round=round)
 
     @cached_property

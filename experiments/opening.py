@@ -8,6 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import fedsim
 from experiments import checkpoint, config
 from experiments.checkpoint import Checkpoint
@@ -15,6 +17,9 @@ from experiments.config import Config
 from experiments.experiment import Experiment
 from experiments.run_folder import RunFolder
 from fedsim.errors import FedsimError
+
+MOST_CLIENTS = 400
+"""Clients whose label counts are written down."""
 
 
 def opened(experiment: Experiment, out: Path | str, *, resume: bool) -> tuple[RunFolder, Checkpoint | None]:
@@ -28,8 +33,14 @@ def opened(experiment: Experiment, out: Path | str, *, resume: bool) -> tuple[Ru
     if not resume or not (Path(out) / "experiment.toml").exists():
         folder = RunFolder.create(out)
         folder.write_experiment(
-            {**tomllib.loads(experiment.config.to_toml()), "versions": versions(), "data_set": _data_set(experiment)}
+            {
+                **tomllib.loads(experiment.config.to_toml()),
+                "versions": versions(),
+                "data_set": _data_set(experiment),
+                "selector": {"needs": sorted(experiment.selector().needs)},
+            }
         )
+        folder.write_partition(_label_counts(experiment))
         return folder, None
     folder = RunFolder.open(out)
     _same(config.load(folder.experiment), experiment.config, folder.path)
@@ -71,3 +82,17 @@ def _data_set(experiment: Experiment) -> dict[str, Any]:
         "mean": list(data.mean),
         "std": list(data.std),
     }
+
+
+def _label_counts(experiment: Experiment) -> list[list[int]]:
+    """Examples of each class, of the first clients and of the last ones, where Mavericks are."""
+    clients = len(experiment.shards)
+    shown = (
+        range(clients)
+        if clients <= MOST_CLIENTS
+        else [*range(MOST_CLIENTS // 2), *range(clients - MOST_CLIENTS // 2, clients)]
+    )
+    labels, classes = experiment.data.train.labels, experiment.data.classes
+    return [
+        [client, *torch.bincount(labels[experiment.shards[client]], minlength=classes).tolist()] for client in shown
+    ]

@@ -40,6 +40,7 @@ class RunFolder:
         self.experiment = path / "experiment.toml"
         self.metrics = path / "metrics.jsonl"
         self.clients = path / "clients.jsonl"
+        self.partition = path / "partition.jsonl"
         self.attacks = path / "attacks.jsonl"
         self.transcript = path / "transcript"
         self.pictures = path / "pictures"
@@ -99,6 +100,14 @@ class RunFolder:
             raise FedsimError(
                 f"{self.experiment} is not TOML ({error}). Correct it, or run the experiment again."
             ) from error
+
+    def write_partition(self, counts: Sequence[Sequence[int]]) -> None:
+        """Write ``partition.jsonl``: a line a client, its number and its examples of each class."""
+        write_atomically(self.partition, _lines([{"client": row[0], "label_counts": list(row[1:])} for row in counts]))
+
+    def read_partition(self) -> list[Record]:
+        """The lines of ``partition.jsonl``."""
+        return read(self.partition)
 
     def append_metrics(self, *records: Mapping[str, Any]) -> None:
         """Add lines to ``metrics.jsonl``, one a round."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from experiments.report import charts, story, tables
+from experiments.report import charts, selection, story, tables
 from experiments.report.pictures import Picture
 from experiments.report.records import Run, Victim, read_run
 from experiments.run_folder import RunFolder, write_atomically
@@ -93,6 +93,9 @@ def render(run: Run) -> str:
         has_lpips=any(victim.lpips is not None for victim in run.victims),
         has_flat=any(victim.mean_colour_psnr is not None for victim in run.victims),
         clients=tables.clients_table(run),
+        heatmap=selection.heat_map(run),
+        selector=run.table("selection").get("name"),
+        prices=selection.privacy_price(run),
         facts=tables.threat_model(run),
         threat_columns=attacks or [str(t.get("label") or t.get("name")) for t in run.tables("attacks")],
         configuration=tables.configuration(run),

@@ -74,6 +74,7 @@ class Run:
         victims: by round, then attack in the order of the file, then client.
         classes: their names, as far as they are known.
         pictures: the folder with the pictures.
+        partition: the lines of ``partition.jsonl``.
         fallback_name: name of the run if the configuration has none.
     """
 
@@ -84,6 +85,7 @@ class Run:
     classes: tuple[str, ...]
     pictures: Path
     fallback_name: str
+    partition: tuple[Record, ...] = ()
 
     @property
     def attacks(self) -> list[str]:
@@ -142,6 +144,7 @@ def read_run(path: Path) -> Run:
         classes=classes,
         pictures=folder.pictures,
         fallback_name=path.resolve().name,
+        partition=tuple(folder.read_partition()),
     )
 
 

@@ -44,7 +44,7 @@ def test_frequencies_agree_with_the_chances_told(name: str, round: int) -> None:
         _, _, state = play(selector, PROFILES, 4, 30, told=random_numbers)
     if name == "fedfast":  # its clusters are drawn in the first round, and chances are given these
         state = choose(selector, selector.init(PROFILES), pool_of(PROFILES, 1)).state
-    counts, draws = np.zeros(len(PROFILES)), 4000
+    counts, draws = np.zeros(len(PROFILES)), 2000
     chances = np.zeros(len(PROFILES))
     for seed in range(draws):
         choice = choose(selector, state, pool_of(PROFILES, 1, round, seed))
