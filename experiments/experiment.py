@@ -241,6 +241,15 @@ class Experiment:
                 "the server has no images to judge updates by",
                 "Set data.validation_size, to 1000 for instance; they are taken from the test split",
             )
+        clients = self.config.data.clients
+        playing = clients if estimator.whole_run else self.config.selection.clients_per_round or clients
+        if estimator.most_players is not None and playing > estimator.most_players:
+            raise invalid(
+                "contribution.name",
+                table.name,
+                f"would evaluate 2^{playing} models for {playing} clients, and takes {estimator.most_players} at most",
+                'Use "gtg", or fewer clients',
+            )
         training = self.config.training
         given = training.strategy.parameters if training.strategy else {}
         network = self.model().to(self.device)

@@ -15,10 +15,12 @@ def registries() -> dict[str, Registry[Any]]:
     from fedsim.engines import ENGINES
     from fedsim.models import MODELS
     from server import SELECTORS, STRATEGIES
+    from server.contribution import ESTIMATORS
 
     return {
         "attacks": ATTACKS,
         "selectors": SELECTORS,
+        "contributions": ESTIMATORS,
         "strategies": STRATEGIES,
         "models": MODELS,
         "data": DATA,

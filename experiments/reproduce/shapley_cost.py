@@ -9,6 +9,7 @@ counted, so that each sampled one can be repeated with many seeds.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import time
@@ -71,10 +72,8 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / f"{NAME}.jsonl"
     done = _read(path)
-    for size in options.clients:
-        for seed in range(options.seeds):
-            if any((r["clients"], r["seed"]) == (size, seed) for r in done):
-                continue
+    for seed, size in itertools.product(range(options.seeds), options.clients):
+        if not any((r["clients"], r["seed"]) == (size, seed) for r in done):
             games = list(play(size, seed, options))
             new = [record for game in games[:-1] for record in appraise(game, options.draws)]
             new += across_rounds(games)
@@ -82,8 +81,8 @@ def main() -> None:
             with path.open("a") as lines:
                 lines.writelines(json.dumps(record) + "\n" for record in new)
             CONSOLE.print(f"{size} clients, seed {seed}: {sum(game.seconds for game in games):.0f} s evaluating")
-    (options.out / f"{NAME}.md").write_text(page(done, options))
-    draw(done, options.out / f"{NAME}.png")
+        (options.out / f"{NAME}.md").write_text(page(done, options))
+        draw(done, options.out / f"{NAME}.png")
 
 
 def play(size: int, seed: int, options: argparse.Namespace) -> Iterator[Game]:
@@ -191,9 +190,9 @@ def _record(
 def page(records: Sequence[Mapping[str, Any]], options: argparse.Namespace) -> str:
     """The table, a row a size and method."""
     rows = [
-        "| clients | method | evaluations | of exact's | relative error | rank correlation | lowest | intervals hit "
-        "| seconds |",
-        "|" + " --- |" * 9,
+        "| clients | method | games | evaluations | of exact's | relative error | rank correlation | lowest "
+        "| intervals hit | seconds |",
+        "|" + " --- |" * 10,
     ]
     for size in sorted({r["clients"] for r in records}):
         for method in METHODS:
@@ -201,7 +200,8 @@ def page(records: Sequence[Mapping[str, Any]], options: argparse.Namespace) -> s
             ranks = [r["rank_correlation"] for r in own if r["rank_correlation"] is not None]
             covered = [r["covered"] for r in own if r["covered"] is not None]
             rows.append(
-                f"| {size} | `{method}` | {median(r['evaluations'] for r in own):.0f} "
+                f"| {size} | `{method}` | {len({(r['seed'], r['round']) for r in own})} "
+                f"| {median(r['evaluations'] for r in own):.0f} "
                 f"| {median(r['evaluations'] / r['of'] for r in own):.0%} | {median(r['error'] for r in own):.1%} "
                 f"| {f'{median(ranks):.3f}' if ranks else '-'} | {f'{min(ranks):.3f}' if ranks else '-'} "
                 f"| {f'{mean(covered):.0%}' if covered else '-'} | {median(r['seconds'] for r in own):.1f} |"
@@ -209,7 +209,7 @@ def page(records: Sequence[Mapping[str, Any]], options: argparse.Namespace) -> s
     text = [
         "# What a Shapley value costs",
         f"LeNet on Fashion-MNIST, FedAvg with all clients, Dirichlet shards (alpha 0.5), about 600 images each. "
-        f"Games are rounds {options.warm_up + 1} to {options.warm_up + options.rounds} of {options.seeds} runs a size, "
+        f"Games are rounds {options.warm_up + 1} to {options.warm_up + options.rounds} of each run, "
         f"over the clients' real updates; a coalition is worth minus the loss of its model on {options.images:,} "
         f"images that no client has. The sampled methods were repeated with {options.draws} seeds a game.",
         "Made by `make reproduce-shapley-cost`, on one thread of a CPU; every method has its default parameters.",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from fedsim.registry import Registry
-from server.contribution.exact import exact, leave_one_out
+from server.contribution.exact import MOST_PLAYERS, exact, leave_one_out
 from server.contribution.game import P, Utility, Values
 from server.contribution.sampled import Stopping, gtg, truncated_monte_carlo
 
@@ -17,9 +17,11 @@ class Estimator(Protocol):
 
     Attributes:
         whole_run: whether the game is all of the run so far as one round, and not the last round alone.
+        most_players: beyond which it refuses; ``None`` takes any number.
     """
 
     whole_run: ClassVar[bool]
+    most_players: ClassVar[int | None]
 
     def __call__(self, players: Sequence[P], utility: Utility[P], *, seed: int) -> Values[P]:
         """The value of each player; the seed is for what is drawn."""
@@ -41,6 +43,7 @@ class Exact:
 
     study_mode: bool = False
     whole_run: ClassVar[bool] = False
+    most_players: ClassVar[int | None] = MOST_PLAYERS
 
     def __call__(self, players: Sequence[P], utility: Utility[P], *, seed: int) -> Values[P]:  # noqa: ARG002
         return exact(players, utility, empty=0.0 if self.study_mode else None)
@@ -58,6 +61,7 @@ class MultiRound:
 
     round_truncation: float = 0.01
     whole_run: ClassVar[bool] = False
+    most_players: ClassVar[int | None] = MOST_PLAYERS
 
     def __call__(self, players: Sequence[P], utility: Utility[P], *, seed: int) -> Values[P]:  # noqa: ARG002
         return exact(players, utility, truncation=self.round_truncation)
@@ -69,6 +73,7 @@ class OneRound:
     """The exact Shapley value of all rounds so far, taken for one; 2^N models for the N clients met so far."""
 
     whole_run: ClassVar[bool] = True
+    most_players: ClassVar[int | None] = MOST_PLAYERS
 
     def __call__(self, players: Sequence[P], utility: Utility[P], *, seed: int) -> Values[P]:  # noqa: ARG002
         return exact(players, utility)
@@ -80,6 +85,7 @@ class LeaveOneOut:
     """What all clients of a round lose without each one; m + 1 models are evaluated."""
 
     whole_run: ClassVar[bool] = False
+    most_players: ClassVar[int | None] = None
 
     def __call__(self, players: Sequence[P], utility: Utility[P], *, seed: int) -> Values[P]:  # noqa: ARG002
         return leave_one_out(players, utility)
@@ -96,6 +102,7 @@ class TruncatedMonteCarlo:
     most: int | None = None
     convergence: float = 0.05
     whole_run: ClassVar[bool] = False
+    most_players: ClassVar[int | None] = None
 
     def __post_init__(self) -> None:
         self._stopping()
@@ -123,6 +130,7 @@ class GTG:
     most: int | None = None
     convergence: float = 0.05
     whole_run: ClassVar[bool] = False
+    most_players: ClassVar[int | None] = None
 
     def __post_init__(self) -> None:
         self._stopping()

@@ -142,7 +142,7 @@ def test_values_are_there_when_the_selector_hears_of_the_round(tmp_path: Path) -
     assert [dict(sorted(each.items())) for each in heard[-1:]] == [{c: v for r, c, v in records if r == 3}]
 
 
-def test_no_image_is_tested_on_and_judged_by() -> None:
+def test_no_image_is_tested_on_and_judged_by_and_what_cannot_work_is_refused() -> None:
     experiment = Experiment.of(TABLES)
     assert experiment.validation is not None
     assert len(experiment.validation) + len(experiment.test) == 200
@@ -154,5 +154,9 @@ def test_no_image_is_tested_on_and_judged_by() -> None:
         without.check()
     with pytest.raises(FedsimError, match="at most 199"):
         Experiment.of(TABLES | {"data": TABLES["data"] | {"validation_size": 200}}).check()
+    many = TABLES | {"data": TABLES["data"] | {"clients": 20}, "training": {"batch_size": 8}}
+    Experiment.of(many | {"contribution": {"name": "exact"}}).check()
+    with pytest.raises(FedsimError, match=r"2\^20 models"):
+        Experiment.of(many | {"contribution": {"name": "one_round"}}).check()
     with pytest.raises(FedsimError, match=r"gtg.*truncatoin.*truncation"):
         Experiment.of(with_method(name="gtg", truncatoin=1.0)).check()
