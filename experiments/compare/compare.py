@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.compare.grid import grid, jobs
+from experiments.compare.page import render
 from experiments.compare.records import Comparison, compared, outcome
 from experiments.compare.running import check_begun, cores, run_all
 from experiments.compare.story import answer
@@ -74,6 +75,7 @@ def compare(
     found = compared(settings[0].name, cells, of_cell, target, max(one.training.rounds for one in settings))
     sentences = answer(found)
     page = folder / "compare.html"
+    write_atomically(page, render(found, sentences).encode())
     write_atomically(folder / "compare.json", as_json(found, sentences).encode())
     write_atomically(folder / "compare.md", markdown(found, sentences).encode())
     return Compared(folder, found, sentences, page)

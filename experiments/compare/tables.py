@@ -171,8 +171,8 @@ def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 
 def _cell(text: str) -> str:
     """Text that stays text in a Markdown table."""
-    for letter in "\\|<>*_`[]":
-        text = text.replace(letter, f"\\{letter}") if letter in "\\|<>*`" else text
+    for letter in "\\|<>*`":
+        text = text.replace(letter, f"\\{letter}")
     return " ".join(text.split())
 
 
