@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -133,9 +134,11 @@ def waiting(waits: Sequence[Wait]) -> Waiting:
     if not waits:
         return Waiting(0, 0, None, None, None, (), ())
     sf = stats.ecdf(_censored(waits)).sf
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
         interval = sf.confidence_interval(LEVEL, method="log-log")
-    # Where everything or nothing is over, the log-log scale ends: the lower limit is known, the upper is not.
+    # Where everything or nothing is over, the log-log scale ends (scipy warns of it): the lower limit is then the
+    # estimate, and the upper one is not known.
     lower = np.where(np.isnan(interval.low.probabilities), sf.probabilities, interval.low.probabilities)
     upper = np.where(np.isnan(interval.high.probabilities), 1.0, interval.high.probabilities)
     return Waiting(
