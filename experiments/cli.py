@@ -82,6 +82,53 @@ def attack(
 
 
 @app.command()
+def compare(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML file.", show_default=False)],
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=A,B,C", help="Values to compare, e.g. selection.name=uniform,by_examples."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Runs of each configuration, paired by seed.")] = 5,
+    changes: Set = None,
+    workers: Annotated[int | None, typer.Option(help="Runs at the same time; by default one a core.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder; by default runs/NAME-compared, or -2 and so on.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Do what is not finished in --out.")] = False,
+    target: Annotated[
+        float | None, typer.Option(help="Test accuracy to count the rounds to; by default 99 % of the first's best.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Run a grid of configurations over seeds, and say which to use; exit code 1 if a run failed."""
+    from experiments import config as configuration
+    from experiments.compare import compare as compare_grid
+    from experiments.compare.tables import failures, terminal
+
+    if resume and out is None:
+        raise FedsimError("--resume needs --out: the folder of the comparison to go on with.")
+    folder = out or _unused(Path("runs") / f"{configuration.load(config, changes or []).name}-compared")
+    result = compare_grid(
+        config,
+        vary or [],
+        seeds,
+        folder,
+        changes=changes or [],
+        workers=workers,
+        resume=resume,
+        target=target,
+        quiet=quiet,
+    )
+    for table in terminal(result.comparison):
+        _out.print(table, "")
+    for line in failures(result.comparison):
+        _out.print(f"Failed: {line}", highlight=False, markup=False, soft_wrap=True)
+    for sentence in result.sentences:
+        _out.print(sentence, highlight=False, markup=False, soft_wrap=True)
+    _out.print(f"Page: {result.page.resolve()}", highlight=False, markup=False, soft_wrap=True)
+    if result.comparison.failures:
+        raise typer.Exit(1)
+
+
+@app.command()
 def report(
     run_folders: Annotated[list[Path], typer.Argument(metavar="RUN...", show_default=False)],
 ) -> None:

@@ -43,14 +43,18 @@ def opened(experiment: Experiment, out: Path | str, *, resume: bool) -> tuple[Ru
         folder.write_partition(_label_counts(experiment))
         return folder, None
     folder = RunFolder.open(out)
-    _same(config.load(folder.experiment), experiment.config, folder.path)
+    require_same(config.load(folder.experiment), experiment.config, folder.path)
     last = checkpoint.read_last(folder.checkpoint)
     folder.rewind(last.round if last else -1)
     return folder, last
 
 
-def _same(before: Config, now: Config, path: Path) -> None:
-    """A run goes on as it began; only what changes no result may differ."""
+def require_same(before: Config, now: Config, path: Path) -> None:
+    """A run goes on as it began; only what changes no result may differ.
+
+    Raises:
+        FedsimError: names the first table that differs.
+    """
     tables = [one.model_dump(mode="json", exclude={"engine"}) for one in (before, now)]
     different = [key for key in tables[0] if tables[0][key] != tables[1][key]]
     if different:
