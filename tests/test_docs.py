@@ -80,7 +80,9 @@ def test_make_targets_named_are_there() -> None:
 
 
 @pytest.mark.parametrize(
-    ("registry", "page"), [(ATTACKS, "attacks.md"), (DEFENCES, "defences.md"), (MODELS, None)], ids=str
+    ("registry", "page"),
+    [(ATTACKS, "attacks.md"), (DEFENCES, "defences.md"), (MODELS, None)],
+    ids=["attacks", "defences", "models"],
 )
 def test_every_part_is_named(registry: Registry[Any], page: str | None) -> None:
     texts = [README] if page is None else [README, (ROOT / "docs" / page).read_text()]
