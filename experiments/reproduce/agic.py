@@ -36,7 +36,7 @@ def main() -> None:
     chosen = {name: ATTACKS[name] for name in options.attacks.split(",")} if options.attacks else ATTACKS
     tasks = list(_tasks(options, chosen))
     records = run_all(tasks, options.out, NAME, options.workers, attack_update)
-    write_page(options.out, NAME, records, victims=options.victims, few=options.few, iterations=options.iterations)
+    write_page(options.out, NAME, records, victims=options.victims, iterations=options.iterations)
 
 
 def _tasks(options: argparse.Namespace, attacks: dict[str, dict[str, Any]]) -> Iterator[UpdateTask]:
@@ -63,8 +63,12 @@ def _tasks(options: argparse.Namespace, attacks: dict[str, dict[str, Any]]) -> I
 
     # The most wanted first, so that a run broken off says most.
     for epochs in sorted(EPOCHS, reverse=True):
+        victims = options.victims if epochs == max(EPOCHS) else min(options.victims, options.some)
         for rate in LEARNING_RATES:
-            yield from cell(f"epochs{epochs}-rate{rate}", options.victims, plan(epochs, rate))
+            if options.part != "sweeps":
+                yield from cell(f"epochs{epochs}-rate{rate}", victims, plan(epochs, rate))
+    if options.part == "main":
+        return
     yield from cell("trained", options.few, plan(8, 0.01), training=300)
     for images in (8, 16):
         yield from cell(f"images{images}", options.few, plan(4, 0.03, batch=4), images=images)
@@ -73,8 +77,10 @@ def _tasks(options: argparse.Namespace, attacks: dict[str, dict[str, Any]]) -> I
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--victims", type=int, default=16, help="victims in the main comparison")
-    parser.add_argument("--few", type=int, default=5, help="victims in the sweeps")
+    parser.add_argument("--victims", type=int, default=16, help="victims in the main comparison, at 8 local epochs")
+    parser.add_argument("--some", type=int, default=8, help="victims at fewer local epochs")
+    parser.add_argument("--part", choices=["all", "main", "sweeps"], default="all", help="of the tasks")
+    parser.add_argument("--few", type=int, default=4, help="victims in the sweeps")
     parser.add_argument("--iterations", type=int, default=600, help="of each attack")
     parser.add_argument("--attacks", default="", help="some of them, by commas")
 

@@ -18,17 +18,17 @@ SHOWN = ("dlg", "inverting_gradients", "agic", "sme", "simulation", "midas")
 HEAD = """# Attacks on model updates
 
 Made by `make reproduce-agic` (`python -m experiments.reproduce.agic`), on one thread of a CPU a victim. CIFAR-10, the
-first test images, {victims} clients of 4 images in the main comparison and {few} in the others; `cnn` with GELU,
-fresh weights for each victim, normalised inputs, full-batch local epochs unless said otherwise. {iterations}
+first test images, {victims} clients of 4 images at 8 local epochs, fewer elsewhere, as said; `cnn` with GELU, fresh
+weights for each victim, normalised inputs, full-batch local epochs unless said otherwise. {iterations}
 iterations of each attack, one start, labels recovered by the attack, the order of batches unknown. `dlg` and
 `inverting_gradients` take the raw update for one gradient, which for DLG its preset would refuse. Every victim
 counts; medians over victims with 95 % bootstrap intervals. PSNR of a uniform grey: {grey:.1f} dB."""
 
 
-def write_page(folder: Path, name: str, records: Sequence[Record], *, victims: int, few: int, iterations: int) -> None:
+def write_page(folder: Path, name: str, records: Sequence[Record], *, victims: int, iterations: int) -> None:
     """Write ``name.md`` and its figure."""
     grey = median(r["baseline_psnr"] for r in records)
-    text = [HEAD.format(victims=victims, few=few, iterations=iterations, grey=grey)]
+    text = [HEAD.format(victims=victims, iterations=iterations, grey=grey)]
     groups = list(dict.fromkeys(_group(record) for record in records))
     main = [group for group in groups if group.startswith("epochs")]
     if main:
@@ -37,7 +37,7 @@ def write_page(folder: Path, name: str, records: Sequence[Record], *, victims: i
         text.append(f"![PSNR over local epochs](images/{name}.png)")
     for group in groups:
         own = [record for record in records if _group(record) == group]
-        text += [f"## {_title(own[0])}", table(own)]
+        text += [f"## {_title(own[0])}", f"{len({r['victim'] for r in own})} victims.", table(own)]
     (folder / f"{name}.md").write_text("\n\n".join(text) + "\n")
 
 
