@@ -49,7 +49,7 @@ class Victim:
 
 
 def reconstruct_many(
-    attack: Attack, victims: Sequence[Victim], *, device: torch.device | str = "cpu"
+    attack: Attack, victims: Sequence[Victim], *, device: torch.device | str = "cpu", compiled: bool = False
 ) -> list[Reconstruction]:
     """Attack many victims; those whose networks have the same layout at once, where the attack allows it.
 
@@ -66,6 +66,9 @@ def reconstruct_many(
         attack: the attack on all of them.
         victims: in any order; their networks may differ.
         device: where to compute.
+        compiled: whether the step of a batch is compiled, where the attack goes on for long enough to be traced.
+            On a CPU this needs a C++ compiler, and a minute or more the first time a layout is met, so
+            that it pays from some ten thousands of iterations on; PyTorch caches the result on disk.
 
     Returns:
         One reconstruction a victim, in the order of the victims.
@@ -84,7 +87,7 @@ def reconstruct_many(
                 batches[_layout(problem)].append((position, problem))
         for batch in batches.values():
             began = time.monotonic()
-            solutions = _solve(attack, [problem for _, problem in batch])
+            solutions = _solve(attack, [problem for _, problem in batch], compiled=compiled)
             seconds = (time.monotonic() - began) / len(batch)
             for (position, problem), solution in zip(batch, solutions, strict=True):
                 result = attack.result(problem, solution, victims[position].observations[0])
@@ -108,7 +111,7 @@ def batchable(attack: Inversion) -> bool:
     )
 
 
-def _solve(attack: Inversion, problems: Sequence[InversionProblem]) -> list[Solution]:
+def _solve(attack: Inversion, problems: Sequence[InversionProblem], *, compiled: bool) -> list[Solution]:
     """The solution of each problem; an attempt of each is under way at any time until its search is over."""
     optimiser = attack.optimiser
     if not isinstance(optimiser, Adam):
@@ -117,7 +120,7 @@ def _solve(attack: Inversion, problems: Sequence[InversionProblem]) -> list[Solu
     for lane in lanes:
         lane.advance(optimiser.boxed)
     while running := [lane for lane in lanes if lane.solution is None]:
-        _run(attack, optimiser, running)
+        _run(attack, optimiser, running, compiled=compiled)
     return [lane.solution for lane in lanes if lane.solution is not None]
 
 
@@ -170,7 +173,7 @@ class _Lane:
         return self.attempt.candidate.inputs.detach()
 
 
-def _run(attack: Inversion, optimiser: Adam, lanes: Sequence[_Lane]) -> None:
+def _run(attack: Inversion, optimiser: Adam, lanes: Sequence[_Lane], *, compiled: bool) -> None:
     """Search until at most half of the lanes are running, or none if there is but one."""
     solver = attack.solver
     milestones = sorted(round(fraction * solver.iterations) for fraction in optimiser.decay_at)
@@ -179,10 +182,13 @@ def _run(attack: Inversion, optimiser: Adam, lanes: Sequence[_Lane]) -> None:
     least, most = _box([lane.problem for lane in lanes])
     step = _step(attack.distance, attack.prior, [lane.problem for lane in lanes])  # type: ignore[arg-type]
     if solver.iterations >= WORTH_TRACING:
-        step = make_fx(step)(x)
+        traced = make_fx(step)(x)
+        step = torch.compile(traced) if compiled else traced
     running = len(lanes)
+    # A narrower batch is cheaper by the iteration, but to be traced anew; to compile it anew does not pay.
+    enough = 0 if compiled else len(lanes) // 2
     with torch.no_grad():
-        while running > len(lanes) // 2:
+        while running > enough:
             gradient, losses = step(x)
             restarted = [
                 i
