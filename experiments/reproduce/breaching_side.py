@@ -13,7 +13,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import breaching  # type: ignore[import-not-found]
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -32,6 +31,9 @@ def group(given: dict[str, Tensor], prefix: str) -> list[Tensor]:
 
 def main(folder: Path) -> None:
     """Attack all victims of a job, one after the other, on one thread."""
+    # Only here, so that the rest can be imported where breaching is not.
+    import breaching  # type: ignore[import-not-found]  # noqa: PLC0415
+
     torch.set_num_threads(1)
     job, given = json.loads((folder / "job.json").read_text()), load_file(folder / "given.safetensors")
     settings = breaching.get_attack_config("invertinggradients", [f"optim.max_iterations={job['iterations']}"])

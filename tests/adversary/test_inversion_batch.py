@@ -64,6 +64,13 @@ def test_a_traced_search_of_hundreds_of_steps_stays_with_the_single_one() -> Non
     assert_close(reconstruct_many(attack, batch), one_by_one(attack, batch))
 
 
+@pytest.mark.slow
+def test_a_compiled_search_stays_with_the_single_one() -> None:
+    batch = victims(2, "lenet")
+    attack = searching(Solver(iterations=210))
+    assert_close(reconstruct_many(attack, batch, compiled=True), one_by_one(attack, batch))
+
+
 def test_restarts_early_stop_and_finished_neighbours_are_each_victims_own() -> None:
     batch = victims(4, "lenet")
     attack = searching(Solver(iterations=60, restarts=3, patience=4, gain=0.1, tolerance=0.05))
