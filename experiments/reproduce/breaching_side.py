@@ -32,7 +32,7 @@ def group(given: dict[str, Tensor], prefix: str) -> list[Tensor]:
 def main(folder: Path) -> None:
     """Attack all victims of a job, one after the other, on one thread."""
     # Only here, so that the rest can be imported where breaching is not.
-    import breaching  # type: ignore[import-not-found]  # noqa: PLC0415
+    import breaching  # type: ignore[import-not-found]
 
     torch.set_num_threads(1)
     job, given = json.loads((folder / "job.json").read_text()), load_file(folder / "given.safetensors")

@@ -18,7 +18,7 @@ from fedsim.errors import FedsimError
 
 @pytest.mark.parametrize("model", MODELS)
 def test_the_network_built_from_its_description_is_the_same_function(model: str) -> None:
-    """breaching copies parameters and buffers by position, as here."""
+    """Breaching copies parameters and buffers by position, as here."""
     own = models.builder(model, (3, 32, 32), 10, seed=1)()
     other = network(_layers(own))
     with torch.no_grad():
