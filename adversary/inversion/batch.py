@@ -24,6 +24,7 @@ from adversary.inversion.prior import Prior, TotalVariation
 from adversary.inversion.problem import InversionProblem
 from adversary.inversion.simulators.gradient import BoundGradient, SingleGradient
 from adversary.inversion.solver import Attempt, Ended, Solution
+from adversary.inversion.unfolded import unfolded
 from fedsim.protocol import Knowledge, Observation, Reconstruction
 
 WORTH_TRACING = 200
@@ -183,6 +184,8 @@ def _run(attack: Inversion, optimiser: Adam, lanes: Sequence[_Lane], *, compiled
     step = _step(attack.distance, attack.prior, [lane.problem for lane in lanes])  # type: ignore[arg-type]
     if solver.iterations >= WORTH_TRACING:
         traced = make_fx(step)(x)
+        traced.graph.eliminate_dead_code()
+        traced.recompile()
         step = torch.compile(traced) if compiled else traced
     running = len(lanes)
     # A narrower batch is cheaper by the iteration, but to be traced anew; to compile it anew does not pay.
@@ -236,7 +239,7 @@ def _each(like: Tensor, values: Sequence[float]) -> Tensor:
 def _step(distance: Distance, prior: Prior | None, problems: Sequence[InversionProblem]) -> Step:
     """Objectives and their gradients, all victims' at once."""
     simulations = [_bound(problem) for problem in problems]
-    network = simulations[0].network
+    network = unfolded(simulations[0].network)
     parameters = {
         name: torch.stack([s.weights.parameters[name].detach() for s in simulations])
         for name in simulations[0].weights.parameters
@@ -244,7 +247,8 @@ def _step(distance: Distance, prior: Prior | None, problems: Sequence[InversionP
     buffers = {
         name: torch.stack([s.weights.buffers[name] for s in simulations]) for name in simulations[0].weights.buffers
     }
-    target = [torch.stack(tensors) for tensors in zip(*[s.target for s in simulations], strict=True)]
+    # One long vector a victim: few large operations in place of many small ones. To both distances it is the same.
+    target = torch.stack([_vector(s.target) for s in simulations])
     labels = torch.stack([problem.labels for problem in problems if problem.labels is not None])
     mean, std = (
         torch.stack([torch.tensor(getattr(p.knowledge, name)).view(1, -1, 1, 1) for p in problems]).to(labels.device)
@@ -255,7 +259,7 @@ def _step(distance: Distance, prior: Prior | None, problems: Sequence[InversionP
         x: Tensor,
         parameters: dict[str, Tensor],
         buffers: dict[str, Tensor],
-        target: list[Tensor],
+        target: Tensor,
         y: Tensor,
         channels: tuple[Tensor, Tensor],
     ) -> Tensor:
@@ -265,11 +269,15 @@ def _step(distance: Distance, prior: Prior | None, problems: Sequence[InversionP
             return functional.cross_entropy(functional_call(network, {**weights, **own}, (x,)), y)
 
         simulated = gradient_of(loss)(parameters)
-        value = distance(list(simulated.values()), target)
+        value = distance([_vector(list(simulated.values()))], [target])
         return value if prior is None else value + prior(x * channels[1] + channels[0])
 
     together = vmap(grad_and_value(objective))
     return lambda x: together(x, parameters, buffers, target, labels, (mean, std))
+
+
+def _vector(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor.flatten() for tensor in tensors])
 
 
 def _box(problems: Sequence[InversionProblem]) -> tuple[Tensor, Tensor]:

@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from adversary import ATTACKS
 from adversary.attack import Attack
 from adversary.inversion import Adam, Euclidean, Inversion, SingleGradient, Solver, Victim, reconstruct_many
 from adversary.inversion.batch import batchable
+from adversary.inversion.unfolded import Unfolded, unfolded
 from adversary.labels import LABEL_RULES
 from fedsim.errors import FedsimError
 from fedsim.protocol import Reconstruction
@@ -100,6 +102,25 @@ def test_what_cannot_be_batched_is_attacked_one_by_one_in_its_place() -> None:
     dlg = ATTACKS.create("dlg", iterations=6, restarts=1)
     for found, alone in zip(reconstruct_many(dlg, batch), one_by_one(dlg, batch), strict=True):
         assert found.images.equal(alone.images)
+
+
+@pytest.mark.parametrize(
+    ("layer", "replaced"),
+    [
+        (nn.Conv2d(3, 5, (3, 2), stride=(2, 1), padding=(1, 0)), True),
+        (nn.Conv2d(3, 5, 4, bias=False), True),
+        (nn.Conv2d(3, 6, 3, groups=3), False),
+        (nn.Conv2d(3, 5, 3, dilation=2), False),
+        (nn.Conv2d(3, 5, 3, padding="same"), False),
+        (nn.Conv2d(3, 5, 3, padding=1, padding_mode="circular"), False),
+    ],
+)
+def test_a_convolution_as_a_matrix_product_is_the_same(layer: nn.Conv2d, replaced: bool) -> None:
+    other = unfolded(layer)
+    assert isinstance(other, Unfolded) is replaced
+    assert not isinstance(layer, Unfolded)
+    images = torch.rand(2, 3, 11, 9)
+    torch.testing.assert_close(other(images), layer(images))
 
 
 def test_nobody_is_attacked_if_one_victim_cannot_be() -> None:
