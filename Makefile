@@ -54,7 +54,7 @@ reproduce-rgap: install
 # breaching and its dependencies stay apart: nothing else here needs them.
 .PHONY: compare-breaching
 compare-breaching: install .venv-breaching/installed
-	$(BIN)/python -m experiments.reproduce.compare_breaching --breaching .venv-breaching/bin/python
+	$(BIN)/python -m experiments.reproduce.compare_breaching --breaching .venv-breaching/bin/python --compiled
 
 .venv-breaching/installed:
 	$(PYTHON) -m venv .venv-breaching
