@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from adversary import ATTACKS
 from adversary.inversion import Victim, reconstruct_many
-from experiments.reproduce.breaching_page import write
+from experiments.reproduce.breaching_page import DEFAULT_ITERATIONS, write
 from experiments.reproduce.victims import CONSOLE, Task, data_set, observe
 from experiments.scoring import score
 from fedsim.errors import FedsimError
@@ -33,8 +33,6 @@ NAME = "compare-breaching"
 MODELS = ("lenet", "cnn", "convnet")
 BUDGETS = (50, 100, 200, 400, 800, 1_600, 3_200)
 """Iterations of ours that are tried in turn for a quality."""
-DEFAULT_ITERATIONS = 24_000
-"""Iterations of breaching's ``invertinggradients`` as it comes."""
 FEWER = 5
 """Where the rate is measured, those that attack one by one run so many times fewer iterations: all cost the same."""
 TOGETHER = 8
