@@ -68,8 +68,18 @@ reproduce-leakage-over-training: install
 reproduce-shapley-cost: install
 	$(BIN)/python -m experiments.reproduce.shapley_cost
 
+# breaching and its dependencies stay apart: nothing else here needs them.
+.PHONY: compare-breaching
+compare-breaching: install .venv-breaching/installed
+	$(BIN)/python -m experiments.reproduce.compare_breaching --breaching .venv-breaching/bin/python --compiled
+
+.venv-breaching/installed:
+	$(PYTHON) -m venv .venv-breaching
+	.venv-breaching/bin/python -m pip install --quiet breaching==0.1.2 safetensors
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-breaching build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
 
 # A stamp a kind of installation, made anew when the dependencies change.
 .PHONY: install-test install-bench

@@ -1,5 +1,6 @@
 """Gradient inversion by optimisation, put together from parts; a published attack names its parts."""
 
+from adversary.inversion.batch import Victim, reconstruct_many
 from adversary.inversion.copies import SameImages
 from adversary.inversion.distance import Cosine, Distance, Euclidean, LayerWise, TensorNorms, Weighted
 from adversary.inversion.group import Group
@@ -54,6 +55,8 @@ __all__ = [
     "Together",
     "TotalVariation",
     "Unrolled",
+    "Victim",
     "Weighted",
+    "reconstruct_many",
     "total_variation",
 ]

@@ -17,7 +17,7 @@ from adversary.inversion.optimiser import Optimiser
 from adversary.inversion.prior import Observing, Prior
 from adversary.inversion.problem import Combine, InversionProblem
 from adversary.inversion.simulator import Simulator
-from adversary.inversion.solver import Solver
+from adversary.inversion.solver import Solution, Solver
 from adversary.inversion.weights import depths
 from adversary.network import build, mode_of, place
 from fedsim import seeding
@@ -76,24 +76,25 @@ class Inversion:
         problem = self.problem(observations, knowledge, seed=seed, device=device)
         together = Group(problem, self.group, self.consistency) if self.group > 1 else None
         solution = self.solver.solve(together or problem, self.optimiser, progress)
+        if together and solution.candidate is not None:
+            solution = replace(solution, candidate=together.best(solution.candidate))
+        return replace(self.result(problem, solution, observations[0]), seconds=time.monotonic() - began)
+
+    @staticmethod
+    def result(problem: InversionProblem, solution: Solution, first: Observation) -> Reconstruction:
+        """What the solver found, as images and labels; grey where it found nothing."""
         if solution.candidate is None:
-            found = failure(observations[0], knowledge, solution.stopped_by)
+            found = failure(first, problem.knowledge, solution.stopped_by)
             known = problem.labels
             found = found if known is None else replace(found, labels=known.cpu())
         else:
-            best = together.best(solution.candidate) if together else solution.candidate
             found = Reconstruction(
-                images=problem.images(best),
-                labels=problem.hard_labels(best).cpu(),
+                images=problem.images(solution.candidate),
+                labels=problem.hard_labels(solution.candidate).cpu(),
                 loss=solution.loss,
                 stopped_by=solution.stopped_by,
             )
-        return replace(
-            found,
-            history=solution.history,
-            iterations=solution.iterations,
-            seconds=time.monotonic() - began,
-        )
+        return replace(found, history=solution.history, iterations=solution.iterations)
 
     def problem(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -115,12 +115,24 @@ class Solver:
         self, problem: Problem, optimiser: Optimiser, progress: Callable[[int, float], None] | None = None
     ) -> Solution:
         """Search until a restart reaches the tolerance or the budgets are spent."""
+        searches = self.attempts(problem, progress)
+        while True:
+            try:
+                next(searches).run(optimiser)
+            except StopIteration as over:
+                solution: Solution = over.value
+                return solution
+
+    def attempts(
+        self, problem: Problem, progress: Callable[[int, float], None] | None = None
+    ) -> Generator[Attempt, None, Solution]:
+        """The attempts one after the other, each to be carried out by the caller before it asks for the next one."""
         deadline = math.inf if self.seconds is None else time.monotonic() + self.seconds
-        best: _Attempt | None = None
+        best: Attempt | None = None
         iterations = attempt = finished = diverged = 0
         while finished < self.restarts and time.monotonic() < deadline:
-            search = _Attempt(self, problem, problem.start(attempt), deadline, iterations, best, progress)
-            search.run(optimiser)
+            search = Attempt(self, problem, problem.start(attempt), deadline, iterations, best, progress)
+            yield search
             attempt += 1
             iterations += len(search.history)
             if best is None or search.loss < best.loss:
@@ -137,21 +149,23 @@ class Solver:
         return Solution(best.kept, best.loss, tuple(best.history), iterations, reason)
 
 
-class _Ended(Exception):  # noqa: N818  (flow control: it leaves the middle of an optimiser's step)
+class Ended(Exception):  # noqa: N818  (flow control: it leaves the middle of an optimiser's step)
+    """An attempt is over."""
+
     def __init__(self, reason: str) -> None:
         self.reason = reason
 
 
 @dataclass
-class _Attempt:
-    """One starting point and the search from it."""
+class Attempt:
+    """One starting point and the search from it, which ``run`` carries out, or a caller that tells ``note`` of it."""
 
     solver: Solver
     problem: Problem
     candidate: Candidate
     deadline: float
     before: int
-    rival: _Attempt | None
+    rival: Attempt | None
     progress: Callable[[int, float], None] | None
     history: list[float] = field(default_factory=list)
     kept: Candidate | None = None
@@ -173,7 +187,7 @@ class _Attempt:
                 step(self.evaluate)
                 if optimiser.boxed:
                     self.problem.project(self.candidate)
-        except _Ended as ended:
+        except Ended as ended:
             self.stopped_by = ended.reason
 
     def evaluate(self) -> Tensor:
@@ -183,19 +197,26 @@ class _Attempt:
             loss = self.problem.objective(self.candidate)
             # Not loss.backward(), which would also work out gradients with respect to the weights.
             gradients = torch.autograd.grad(loss, variables)
-        value = loss.item()
-        self.history.append(value)
-        if not math.isfinite(value):
-            raise _Ended("diverged")
         for variable, gradient in zip(variables, gradients, strict=True):
             variable.grad = gradient
+        self.note(loss.item())
+        return loss.detach()
+
+    def note(self, value: float) -> None:
+        """Take down the objective at the candidate as it is, which is kept if it is the best.
+
+        Raises:
+            Ended: the attempt is over; ``stopped_by`` is not set.
+        """
+        self.history.append(value)
+        if not math.isfinite(value):
+            raise Ended("diverged")
         now_settled = len(self.history) > self.solver.settled * self.solver.iterations
         if value < self.loss or (now_settled and not self._settled):
             self.loss, self.kept = value, self.candidate.snapshot()
         self._settled = now_settled
         self._report()
         self._stop_if_due(value)
-        return loss.detach()
 
     def _report(self) -> None:
         if self.progress is not None:
@@ -207,10 +228,10 @@ class _Attempt:
         if value < self._gained_to * (1 - self.solver.gain):
             self._gained_at, self._gained_to = done, value
         if value <= self.solver.tolerance:
-            raise _Ended("tolerance")
+            raise Ended("tolerance")
         if done >= self.solver.iterations:
-            raise _Ended("iterations")
+            raise Ended("iterations")
         if time.monotonic() >= self.deadline:
-            raise _Ended("seconds")
+            raise Ended("seconds")
         if self.solver.patience is not None and done - self._gained_at >= self.solver.patience:
-            raise _Ended("patience")
+            raise Ended("patience")

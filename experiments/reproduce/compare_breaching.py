@@ -1,0 +1,219 @@
+"""fedsim against ``breaching`` on the same gradients: ``python -m experiments.reproduce.compare_breaching``.
+
+Fresh networks in evaluation mode, one normalised CIFAR-10 test image a gradient, labels recovered by each, one
+thread of the same machine, one after the other. ``breaching`` runs in a virtual environment of its own, and what
+goes there and back is safetensors and JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from adversary import ATTACKS
+from adversary.inversion import Victim, reconstruct_many
+from experiments.reproduce.breaching_page import DEFAULT_ITERATIONS, write
+from experiments.reproduce.victims import CONSOLE, Task, data_set, observe
+from experiments.scoring import score
+from fedsim.errors import FedsimError
+from fedsim.protocol import Knowledge, Observation
+
+NAME = "compare-breaching"
+MODELS = ("lenet", "cnn", "convnet")
+BUDGETS = (50, 100, 200, 400, 800, 1_600, 3_200)
+"""Iterations of ours that are tried in turn for a quality."""
+FEWER = 5
+"""Where the rate is measured, those that attack one by one run so many times fewer iterations: all cost the same."""
+TOGETHER = 8
+"""Victims attacked at once where the rate is measured."""
+
+Seen = tuple[Observation, Knowledge, Tensor, Tensor]
+
+
+def main() -> None:
+    """Measure what is missing, then write the page."""
+    options = _options()
+    torch.set_num_threads(1)
+    lines = options.out / f"{NAME}.jsonl"
+    records = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
+
+    def keep(found: list[dict[str, Any]]) -> None:
+        records.extend(found)
+        with lines.open("a") as file:
+            file.writelines(json.dumps(record) + "\n" for record in found)
+        for record in found:
+            CONSOLE.print(record)
+
+    def missing(part: str, model: str, iterations: int, victim: int) -> bool:
+        key = (part, model, iterations, victim)
+        return all((r["part"], r["model"], r["iterations"], r["victim"]) != key for r in records)
+
+    if "rate" in options.parts and missing("rate", "lenet", options.rate_iterations, TOGETHER):
+        keep([rate(options.breaching, options.rate_iterations, compiled=options.compiled)])
+    for victim in range(options.victims):
+        for model in options.models:
+            if "same" in options.parts and missing("same", model, options.iterations, victim):
+                keep([same_iterations(options.breaching, model, victim, options.iterations)])
+            if "quality" in options.parts and model != "lenet":
+                iterations = options.quality_iterations
+                if missing("quality", model, iterations, victim):
+                    keep([time_to_quality(options.breaching, model, victim, iterations)])
+    write(records, options.out / f"{NAME}.md")
+
+
+def same_iterations(python: Path, model: str, victim: int, iterations: int) -> dict[str, Any]:
+    """Both attacks with the same number of iterations on one victim."""
+    seen = _see(model, victim)
+    theirs = _theirs(python, [victim], [seen], iterations)[0]
+    return _record("same", model, victim, iterations) | {"breaching": theirs, "fedsim": _ours(seen, victim, iterations)}
+
+
+def time_to_quality(python: Path, model: str, victim: int, iterations: int) -> dict[str, Any]:
+    """How long each takes to the PSNR at which breaching ends: ours with the least budget that gets there.
+
+    What the smaller budgets took before is written down as well.
+    """
+    seen = _see(model, victim)
+    theirs = _theirs(python, [victim], [seen], iterations)[0]
+    tried = []
+    for budget in BUDGETS:
+        tried.append(_ours(seen, victim, budget))
+        if tried[-1]["psnr"] >= theirs["psnr"]:
+            break
+    return _record("quality", model, victim, iterations) | {"breaching": theirs, "tried": tried}
+
+
+def rate(python: Path, iterations: int, *, compiled: bool) -> dict[str, Any]:
+    """Victim-iterations a second on LeNet: breaching, ours one by one, together, and compiled too."""
+    seen = [_see("lenet", victim) for victim in range(TOGETHER)]
+    few = max(1, iterations // FEWER)
+    theirs = _theirs(python, list(range(TOGETHER)), seen, few)
+    alone = [_ours(each, victim, few) for victim, each in enumerate(seen)]
+    attack = ATTACKS.create("inverting_gradients", iterations=iterations)
+    batch = [Victim([each[0]], each[1], seed=victim) for victim, each in enumerate(seen)]
+    record = _record("rate", "lenet", TOGETHER, iterations)
+    for name, runs in (("breaching", theirs), ("one by one", alone)):
+        record[name] = {what: sum(run[what] for run in runs) for what in ("seconds", "cpu_seconds")}
+        record[name]["iterations"] = few
+    ways = [("together", False), *([("compiled, first", True), ("compiled, again", True)] if compiled else [])]
+    for name, so in ways:
+        wall, cpu = time.perf_counter(), time.process_time()
+        reconstruct_many(attack, batch, compiled=so)
+        record[name] = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
+        record[name]["iterations"] = iterations
+    return record
+
+
+def _record(part: str, model: str, victim: int, iterations: int) -> dict[str, Any]:
+    return {"part": part, "model": model, "victim": victim, "iterations": iterations}
+
+
+def _see(model: str, victim: int) -> Seen:
+    task = Task(NAME, "inverting_gradients", {}, model, {}, victim, (victim,), normalise=True)
+    return observe(task, data_set(normalise=True))
+
+
+def _ours(seen: Seen, victim: int, iterations: int) -> dict[str, Any]:
+    observation, knowledge, truth, labels = seen
+    attack = ATTACKS.create("inverting_gradients", iterations=iterations)
+    wall, cpu = time.perf_counter(), time.process_time()
+    found = attack.reconstruct([observation], knowledge, seed=victim)
+    seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
+    psnr = score(found.images, found.labels, truth, labels, lpips=False).psnr
+    return {"iterations": found.iterations, "psnr": psnr, "seconds": seconds, "cpu_seconds": cpu_seconds}
+
+
+def _theirs(python: Path, victims: Sequence[int], seen: Sequence[Seen], iterations: int) -> list[dict[str, Any]]:
+    knowledge = seen[0][1]
+    given: dict[str, Tensor] = {}
+    for victim, (observation, own, _, _) in zip(victims, seen, strict=True):
+        network = own.model()
+        groups = {
+            "parameters": [observation.sent[name] for name, _ in network.named_parameters()],
+            "buffers": [observation.sent[name] for name, _ in network.named_buffers()],
+            "gradients": [observation.received[name] for name, _ in network.named_parameters()],
+        }
+        for name, tensors in groups.items():
+            given |= {f"{victim}/{name}/{i}": tensor.contiguous() for i, tensor in enumerate(tensors)}
+    job = {
+        "layers": _layers(knowledge.model()),
+        "iterations": iterations,
+        "victims": list(victims),
+        "shape": knowledge.input_shape,
+        "classes": knowledge.classes,
+        "mean": knowledge.mean,
+        "std": knowledge.std,
+    }
+    script = Path(__file__).with_name("breaching_side.py")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        save_file(given, folder / "given.safetensors")
+        (folder / "job.json").write_text(json.dumps(job))
+        # Hydra's and breaching's own messages are kept for the case of an error.
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {
+            "OMP_NUM_THREADS": "1"
+        }
+        done = subprocess.run(  # noqa: S603
+            [python, script, folder], env=environment, cwd=folder, capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            raise FedsimError(f"breaching ended with an error:\n{done.stderr[-2_000:]}")
+        images = load_file(folder / "found.safetensors")
+        records: list[dict[str, Any]] = json.loads((folder / "found.json").read_text())
+    for victim, record, (_, _, truth, labels) in zip(victims, records, seen, strict=True):
+        scores = score(images[str(victim)], torch.tensor(record.pop("labels")), truth, labels, lpips=False)
+        record |= {"iterations": iterations, "psnr": scores.psnr}
+    return records
+
+
+def _layers(network: nn.Module) -> list[tuple[str, dict[str, Any]]]:
+    """A chain of layers as names and settings, which the other side builds anew."""
+    found: list[tuple[str, dict[str, Any]]] = []
+    for layer in network.modules():
+        settings: dict[str, Any] = {}
+        if isinstance(layer, nn.Conv2d):
+            names = ("in_channels", "out_channels", "kernel_size", "stride", "padding")
+            settings = {name: getattr(layer, name) for name in names}
+        elif isinstance(layer, nn.Linear):
+            settings = {"in_features": layer.in_features, "out_features": layer.out_features}
+        elif isinstance(layer, nn.BatchNorm2d):
+            settings = {"num_features": layer.num_features}
+        elif not isinstance(layer, nn.ReLU | nn.Sigmoid | nn.Flatten):
+            if next(layer.children(), None) is None:
+                raise FedsimError(f"No description of a {type(layer).__name__} for breaching. Compare another model.")
+            continue
+        found.append((type(layer).__name__, settings))
+    return found
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("docs/results"), help="folder of the results")
+    parser.add_argument("--breaching", type=Path, default=Path(".venv-breaching/bin/python"), help="its interpreter")
+    parser.add_argument("--victims", type=int, default=10, help="of each network")
+    parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS, help="networks")
+    parser.add_argument("--parts", nargs="+", default=("rate", "same", "quality"), help="what to measure")
+    parser.add_argument("--iterations", type=int, default=2_000, help="where both do the same number")
+    parser.add_argument("--quality-iterations", type=int, default=DEFAULT_ITERATIONS, help="breaching's for a quality")
+    parser.add_argument("--rate-iterations", type=int, default=2_000, help="where the rate is measured")
+    parser.add_argument("--compiled", action="store_true", help="measure the rate of a compiled step too")
+    options = parser.parse_args()
+    options.breaching = options.breaching.absolute()
+    if not options.breaching.exists():
+        raise SystemExit(f"There is no {options.breaching}. Run `make compare-breaching`, which installs breaching.")
+    return options
+
+
+if __name__ == "__main__":
+    main()

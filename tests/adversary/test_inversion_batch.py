@@ -1,0 +1,129 @@
+"""Victims attacked at once: the same results as one by one, whoever else is in the batch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from adversary import ATTACKS
+from adversary.attack import Attack
+from adversary.inversion import Adam, Euclidean, Inversion, SingleGradient, Solver, Victim, reconstruct_many
+from adversary.inversion.batch import batchable
+from adversary.inversion.unfolded import Unfolded, unfolded
+from adversary.labels import LABEL_RULES
+from fedsim.errors import FedsimError
+from fedsim.protocol import Reconstruction
+from tests.adversary.overheard import clothes, overhear_gradient
+
+
+def victims(count: int, model: str, *, mean: float = 0.0, std: float = 1.0) -> list[Victim]:
+    found = []
+    for number in range(count):
+        overheard = overhear_gradient(*clothes([number]), model=model, seed=number, mean=mean, std=std)
+        found.append(Victim([overheard.observation], overheard.knowledge, seed=number))
+    return found
+
+
+def one_by_one(attack: Attack, batch: list[Victim]) -> list[Reconstruction]:
+    return [attack.reconstruct(v.observations, v.knowledge, seed=v.seed) for v in batch]
+
+
+def assert_close(some: list[Reconstruction], others: list[Reconstruction], tolerance: float = 1e-3) -> None:
+    for one, other in zip(some, others, strict=True):
+        assert (one.iterations, one.stopped_by) == (other.iterations, other.stopped_by)
+        torch.testing.assert_close(torch.tensor(one.history), torch.tensor(other.history), rtol=tolerance, atol=1e-6)
+        torch.testing.assert_close(one.images, other.images, rtol=0, atol=tolerance)
+        assert one.labels.equal(other.labels)
+
+
+def searching(solver: Solver, optimiser: Adam | None = None) -> Inversion:
+    return Inversion(
+        labels=LABEL_RULES["counts"],
+        simulator=SingleGradient(),
+        distance=Euclidean(relative=True),
+        optimiser=optimiser or Adam(learning_rate=0.05, decay_at=(0.5,)),
+        solver=solver,
+    )
+
+
+@pytest.mark.parametrize("model", ["lenet", "cnn", "convnet"])
+def test_a_batch_finds_what_each_attack_alone_finds(model: str) -> None:
+    """Published parts, each victim's own normalisation among them; short, for rounding grows under signs."""
+    batch = victims(3, model) + victims(2, model, mean=0.3, std=0.4)
+    attack = ATTACKS.create("inverting_gradients", iterations=12)
+    assert isinstance(attack, Inversion)
+    assert batchable(attack)
+    assert_close(reconstruct_many(attack, batch), one_by_one(attack, batch))
+
+
+def test_a_traced_search_of_hundreds_of_steps_stays_with_the_single_one() -> None:
+    """On a smooth network without signs rounding does not grow, however long the search."""
+    batch = victims(3, "lenet")
+    attack = searching(Solver(iterations=210))
+    assert_close(reconstruct_many(attack, batch), one_by_one(attack, batch))
+
+
+@pytest.mark.slow
+def test_a_compiled_search_stays_with_the_single_one() -> None:
+    batch = victims(2, "lenet")
+    attack = searching(Solver(iterations=210))
+    assert_close(reconstruct_many(attack, batch, compiled=True), one_by_one(attack, batch))
+
+
+def test_restarts_early_stop_and_finished_neighbours_are_each_victims_own() -> None:
+    batch = victims(4, "lenet")
+    attack = searching(Solver(iterations=60, restarts=3, patience=4, gain=0.1, tolerance=0.05))
+    alone = one_by_one(attack, batch)
+    assert len({found.iterations for found in alone}) > 1, "victims that all end at once would show nothing"
+    assert max(found.iterations for found in alone) > 60 or any(f.stopped_by == "patience" for f in alone)
+    assert_close(reconstruct_many(attack, batch), alone)
+
+
+def test_a_victim_whose_objective_is_not_finite_harms_no_other() -> None:
+    batch = victims(3, "cnn")
+    (observation,) = batch[1].observations
+    broken = {name: torch.full_like(tensor, torch.inf) for name, tensor in observation.received.items()}
+    spoilt = [batch[0], replace(batch[1], observations=[replace(observation, received=broken)]), batch[2]]
+    attack = replace(searching(Solver(iterations=8)), labels=LABEL_RULES["given"])
+    granted = [replace(v, knowledge=replace(v.knowledge, labels=torch.tensor([1]))) for v in spoilt]
+    found = reconstruct_many(attack, granted)
+    assert found[1].stopped_by == "diverged"
+    assert_close([found[0], found[2]], one_by_one(attack, [granted[0], granted[2]]))
+
+
+def test_what_cannot_be_batched_is_attacked_one_by_one_in_its_place() -> None:
+    """Two layouts of networks, one of them with a single victim; and an optimiser of another kind."""
+    batch = [*victims(2, "lenet"), *victims(1, "cnn"), *victims(1, "lenet")]
+    attack = searching(Solver(iterations=8))
+    assert_close(reconstruct_many(attack, batch), one_by_one(attack, batch))
+    dlg = ATTACKS.create("dlg", iterations=6, restarts=1)
+    for found, alone in zip(reconstruct_many(dlg, batch), one_by_one(dlg, batch), strict=True):
+        assert found.images.equal(alone.images)
+
+
+@pytest.mark.parametrize(
+    ("layer", "replaced"),
+    [
+        (nn.Conv2d(3, 5, (3, 2), stride=(2, 1), padding=(1, 0)), True),
+        (nn.Conv2d(3, 5, 4, bias=False), True),
+        (nn.Conv2d(3, 6, 3, groups=3), False),
+        (nn.Conv2d(3, 5, 3, dilation=2), False),
+        (nn.Conv2d(3, 5, 3, padding="same"), False),
+        (nn.Conv2d(3, 5, 3, padding=1, padding_mode="circular"), False),
+    ],
+)
+def test_a_convolution_as_a_matrix_product_is_the_same(layer: nn.Conv2d, replaced: bool) -> None:
+    other = unfolded(layer)
+    assert isinstance(other, Unfolded) is replaced
+    assert not isinstance(layer, Unfolded)
+    images = torch.rand(2, 3, 11, 9)
+    torch.testing.assert_close(other(images), layer(images))
+
+
+def test_nobody_is_attacked_if_one_victim_cannot_be() -> None:
+    good, other = victims(2, "lenet")
+    with pytest.raises(FedsimError, match="no observation"):
+        reconstruct_many(searching(Solver(iterations=8)), [good, replace(other, observations=[])])
