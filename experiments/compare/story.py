@@ -76,7 +76,7 @@ def _failed(comparison: Comparison) -> list[str]:
         return []
     labels = _listed(list(dict.fromkeys(label for label, _ in comparison.failures)))
     total = sum(len(summary.runs) for summary in comparison.summaries)
-    return [f"{number} of {total} runs failed ({labels}); their accuracy is missing from the means."]
+    return [f"{number} of {total} runs failed ({labels}); the mean accuracies are without them."]
 
 
 def _others(number: int) -> str:
