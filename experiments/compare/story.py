@@ -35,7 +35,6 @@ def _which(comparison: Comparison) -> str:
             "chance cannot be ruled out. Add seeds with --seeds 5 --resume."
         )
     rivals = [place for place in ranked[1:] if not _better(comparison, leader, place)]
-    rivals += [place for place in range(len(found)) if place not in ranked]
     if not rivals:
         worst = max(comparison.pair(leader, place)[0].accuracy.p_holm or 0.0 for place in ranked[1:])
         return f"Use {name}: its {reaches} is higher than that of {_others(len(ranked) - 1)} (p {_p(worst)})."
