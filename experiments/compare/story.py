@@ -31,8 +31,8 @@ def _which(comparison: Comparison) -> str:
     untested = len(ranked) < 2 or all(pair.accuracy.p is None for pair in comparison.pairs)
     if untested:
         return (
-            f"Not decided: {name} has the highest {reaches}, but without two seeds that two configurations finished "
-            "chance cannot be ruled out. Add seeds with --seeds 5 --resume."
+            f"Not decided: {name} has the highest {reaches}, but too few runs finished to rule out chance. Add seeds "
+            "with --seeds 5 --resume."
         )
     rivals = [place for place in ranked[1:] if not _better(comparison, leader, place)]
     if not rivals:
