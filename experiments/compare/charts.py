@@ -91,5 +91,7 @@ def _reached(comparison: Comparison, x: Scale, top: float, bottom: float) -> Pan
             tip = f"{summary.label}, round {round:g}: {percent(now)} of the runs have reached it"
             panel.marks.append(Mark(x(round), y(now), place % SERIES, "victim", tip))
             share = now
+        if share < 1:  # runs that have not got there are still seen
+            points.append(f"{x(max(run.last for run in summary.runs)):g},{y(share):g}")
         panel.lines.append(Line(" ".join(points), f"median s{place % SERIES}"))
     return panel

@@ -16,6 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from experiments import config
 from experiments.compare.grid import Job
 from experiments.experiment import Experiment
 from experiments.opening import require_same
@@ -43,8 +44,6 @@ def check_begun(jobs: Sequence[Job]) -> None:
     Raises:
         FedsimError: names the run and the table that differs.
     """
-    from experiments import config
-
     for job in jobs:
         begun = RunFolder(job.folder).experiment
         if begun.is_file():

@@ -14,6 +14,8 @@ from scipy import stats
 LEVEL = 0.95
 """Of all intervals."""
 
+_SAME = 1e-9  # differences of accuracies below it are rounding
+
 
 @dataclass(frozen=True)
 class Mean:
@@ -41,7 +43,8 @@ class Paired:
         difference: mean of the first minus the second.
         low: lower end of the difference's interval.
         high: upper end.
-        p: chance of a difference this large if there is none; ``None`` with fewer than two pairs.
+        p: chance of a difference this large if there is none; ``None`` with fewer than two pairs, or if all
+            differences are the same, so that their spread is not known.
         p_holm: the same, corrected for the number of pairs of configurations tested.
     """
 
@@ -106,8 +109,8 @@ def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Paired:
     if len(seeds) < 2:
         return Paired(len(seeds), float(differences.mean()) if seeds else None, None, None, None)
     centre = float(differences.mean())
-    if np.ptp(differences) == 0:  # Student's statistic has no spread to divide by
-        return Paired(len(seeds), centre, centre, centre, 1.0 if centre == 0 else 0.0)
+    if np.ptp(differences) < _SAME:  # without a spread Student's p would be 0, however few the pairs
+        return Paired(len(seeds), centre, None, None, 1.0 if abs(centre) < _SAME else None)
     test = stats.ttest_rel([first[seed] for seed in seeds], [second[seed] for seed in seeds])
     interval = test.confidence_interval(LEVEL)
     return Paired(len(seeds), centre, float(interval.low), float(interval.high), float(test.pvalue))

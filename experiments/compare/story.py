@@ -31,11 +31,10 @@ def _which(comparison: Comparison) -> str:
     untested = len(ranked) < 2 or all(pair.accuracy.p is None for pair in comparison.pairs)
     if untested:
         return (
-            f"Not decided: {name} has the highest {reaches}, but without two seeds that two configurations finished "
-            "chance cannot be ruled out. Add seeds with --seeds 5 --resume."
+            f"Not decided: {name} has the highest {reaches}, but too few runs finished to rule out chance. Add seeds "
+            "with --seeds 5 --resume."
         )
     rivals = [place for place in ranked[1:] if not _better(comparison, leader, place)]
-    rivals += [place for place in range(len(found)) if place not in ranked]
     if not rivals:
         worst = max(comparison.pair(leader, place)[0].accuracy.p_holm or 0.0 for place in ranked[1:])
         return f"Use {name}: its {reaches} is higher than that of {_others(len(ranked) - 1)} (p {_p(worst)})."
@@ -76,7 +75,7 @@ def _failed(comparison: Comparison) -> list[str]:
         return []
     labels = _listed(list(dict.fromkeys(label for label, _ in comparison.failures)))
     total = sum(len(summary.runs) for summary in comparison.summaries)
-    return [f"{number} of {total} runs failed ({labels}); their accuracy is missing from the means."]
+    return [f"{number} of {total} runs failed ({labels}); the mean accuracies are without them."]
 
 
 def _others(number: int) -> str:

@@ -85,7 +85,7 @@ def notes(comparison: Comparison) -> list[str]:
         said.append(
             f"Rounds to a test accuracy of {percent(comparison.target)}{chosen}: the median of Kaplan and Meier's "
             "estimate with its 95 % interval. A run that did not get there, or failed before, counts as one that "
-            f"needs more rounds than it had; {NONE} is a median or limit beyond the rounds seen."
+            f"needs more rounds than it had; {NONE} is a median or limit that these runs do not show."
         )
     return said
 
