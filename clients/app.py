@@ -83,10 +83,17 @@ class _Worker:
     def __init__(self) -> None:
         self._decode = Decoder()
         self._local = threading.local()
+        self._planned: tuple[ConfigRecord, TrainingPlan] | None = None
+
+    def _plan(self, config: ConfigRecord) -> TrainingPlan:
+        """The plan in a configuration, which all clients of a round are sent alike."""
+        if self._planned is None or self._planned[0] != config:
+            self._planned = ConfigRecord(dict(config)), TrainingPlan.from_config(config)
+        return self._planned[1]
 
     def train(self, message: Message, environment: Environment, client: int) -> Message:
         config = cast("ConfigRecord", message.content["config"])
-        plan = TrainingPlan.from_config(config)
+        plan = self._plan(config)
         round = cast("int", config[ROUND_KEY])
         data = environment.shard(client)
         schedule = batches(plan, len(data), seed=environment.seed, client=client, round=round)
@@ -125,7 +132,7 @@ class _Worker:
         """This thread's model with the record's arrays in it, and its ``state_dict``, which stays its own."""
         resident: _Resident | None = getattr(self._local, "resident", None)
         if resident is None or resident.environment is not environment:
-            model = environment.model().to(torch.device(environment.device))
+            model = environment.model().to(torch.device(environment.device)).train()
             resident = self._local.resident = _Resident(environment, model, model.state_dict())
         training.load(resident.state, self._decode(record))
         return resident.model, resident.state

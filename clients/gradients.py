@@ -6,7 +6,7 @@ joins by asking it too; it needs nothing but a network, a batch and the number o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Protocol
@@ -27,32 +27,24 @@ class StepRule(Protocol):
         """As ``gradients``."""
 
 
-def plain(
-    model: nn.Module,
-    inputs: Tensor,
-    labels: Tensor,
-    *,
-    examples: int,  # noqa: ARG001
-    loss: Loss,
-) -> tuple[list[Tensor | None], Tensor]:
-    """The gradient of the mean loss over the batch."""
-    value = loss(model(inputs), labels)
-    return gradients_of(value, model), value.detach()
-
-
-def gradients_of(value: Tensor, model: nn.Module, *, keep_graph: bool = False) -> list[Tensor | None]:
-    """The gradient of a scalar with respect to ``model.parameters()``; ``None`` for what it does not depend on."""
-    parameters = list(model.parameters())
+def gradients_of(value: Tensor, parameters: Sequence[Tensor], *, keep_graph: bool = False) -> list[Tensor | None]:
+    """The gradient of a scalar with respect to a model's parameters; ``None`` for what it does not depend on."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     found = iter(autograd.grad(value, trained, allow_unused=True, retain_graph=keep_graph))
     return [next(found) if parameter.requires_grad else None for parameter in parameters]
 
 
-_RULE: ContextVar[StepRule] = ContextVar("rule of local steps", default=plain)
+_RULE: ContextVar[StepRule | None] = ContextVar("rule of local steps", default=None)
 
 
 def gradients(
-    model: nn.Module, inputs: Tensor, labels: Tensor, *, examples: int, loss: Loss = functional.cross_entropy
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    examples: int,
+    loss: Loss = functional.cross_entropy,
+    parameters: Sequence[Tensor] | None = None,
 ) -> tuple[list[Tensor | None], Tensor]:
     """The gradient of a local step on a batch, by the rule in force.
 
@@ -62,12 +54,18 @@ def gradients(
         labels: [B, ...].
         examples: that the client has; of which the batch is a part.
         loss: mean over the batch.
+        parameters: ``model.parameters()``, where they are at hand: a small network is computed in the time that it
+            takes to look for them.
 
     Returns:
         A tensor for each of ``model.parameters()``, or ``None`` where the loss does not depend on it, and the
         mean loss, a scalar without a graph.
     """
-    return _RULE.get()(model, inputs, labels, examples=examples, loss=loss)
+    rule = _RULE.get()
+    if rule is not None:
+        return rule(model, inputs, labels, examples=examples, loss=loss)
+    value = loss(model(inputs), labels)
+    return gradients_of(value, list(model.parameters()) if parameters is None else parameters), value.detach()
 
 
 @contextmanager

@@ -22,8 +22,7 @@ Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 @torch.no_grad()
 def load(state: Arrays, arrays: Arrays) -> None:
     """Put arrays into a model in place, whose ``state_dict()`` is given, without making tensors anew."""
-    for name, tensor in state.items():
-        tensor.copy_(arrays[name])
+    torch._foreach_copy_(list(state.values()), [arrays[name] for name in state])
 
 
 def local_steps(
@@ -50,17 +49,17 @@ def local_steps(
     Returns:
         The mean loss over all examples used.
     """
-    device = next(model.parameters()).device
     parameters = list(model.parameters())
+    device = parameters[0].device
     anchor = [parameter.detach().clone() for parameter in parameters] if proximal else []
     momenta: list[Tensor | None] = [None] * len(parameters)
     learning_rate = plan.learning_rate_at(round)
-    model.train(plan.mode == "train")
+    _set_mode(model, plan)
     total, seen = torch.zeros((), device=device), 0
     for chosen in schedule:
         inputs, labels = _batch(data, normalisation, chosen, device)
         with _precision(plan, device):
-            found, loss = gradients(model, inputs, labels, examples=len(data))
+            found, loss = gradients(model, inputs, labels, examples=len(data), parameters=parameters)
         momenta = _step(parameters, found, momenta, plan, learning_rate, anchor, proximal)
         total += loss * len(chosen)
         seen += len(chosen)
@@ -76,7 +75,7 @@ def gradient(
     loss has a gradient of zeros.
     """
     device = next(model.parameters()).device
-    model.train(plan.mode == "train")
+    _set_mode(model, plan)
     inputs, labels = _batch(data, normalisation, chosen, device)
     with _precision(plan, device):
         found, loss = gradients(model, inputs, labels, examples=len(data))
@@ -114,6 +113,12 @@ def square_loss(
         inputs, labels = _batch(data, normalisation, part, device)
         total += float(functional.cross_entropy(model(inputs), labels, reduction="none").square().sum())
     return total / len(chosen)
+
+
+def _set_mode(model: nn.Module, plan: TrainingPlan) -> None:
+    """As the plan orders; a model that is in it already is not gone through again."""
+    if model.training != (plan.mode == "train"):
+        model.train(plan.mode == "train")
 
 
 def _precision(plan: TrainingPlan, device: torch.device) -> AbstractContextManager[object]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, cast
 
 import flwr.app
 import numpy as np
 import numpy.typing as npt
+import torch
 from flwr.app import ArrayRecord
 from flwr.common.constant import SType
 from torch import Tensor, from_numpy
@@ -30,7 +34,7 @@ class Array(flwr.app.Array):
     """
 
     def __init__(self, values: Values) -> None:
-        self.__dict__.update(dtype=str(values.dtype), shape=tuple(values.shape), stype=SType.NUMPY, _values=values)
+        self.__dict__.update(dtype=_name(values.dtype), shape=values.shape, stype=SType.NUMPY, _values=values)
 
     @property
     def data(self) -> bytes:  # type: ignore[override]
@@ -61,12 +65,95 @@ class Array(flwr.app.Array):
         return Array, (self.__dict__["_values"],)
 
 
+@dataclass(frozen=True)
+class Layout:
+    """How arrays lie one after the other in a vector.
+
+    Attributes:
+        names: of the arrays.
+        shapes: of each.
+    """
+
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return layout_of, (self.names, self.shapes)  # one object a process: quick to compare
+
+    @functools.cached_property
+    def ends(self) -> tuple[int, ...]:
+        """Where each array ends in the vector."""
+        return tuple(itertools.accumulate(int(np.prod(shape, dtype=np.int64)) for shape in self.shapes))
+
+
+@functools.lru_cache(maxsize=64)
+def layout_of(names: tuple[str, ...], shapes: tuple[tuple[int, ...], ...]) -> Layout:
+    """The layout of these arrays, the same object each time."""
+    return Layout(names, shapes)
+
+
+class Packed(ArrayRecord):
+    """Arrays of one type in one vector, so that what is done to every number is done to all at once.
+
+    For a small network a dozen small operations cost more than what they compute. To whom it is all the same, this is
+    Flower's ``ArrayRecord``; who changes an array in it has the vector dropped.
+
+    Args:
+        vector: all arrays, one after the other, which nobody may change any more.
+        layout: which are where.
+    """
+
+    def __init__(self, vector: Values, layout: Layout) -> None:
+        super().__init__()
+        self.__dict__.update(_vector=vector, _layout=layout)
+        data, start = self.__dict__["_data"], 0
+        for name, shape, end in zip(layout.names, layout.shapes, layout.ends, strict=True):
+            data[name] = Array(vector[start:end].reshape(shape))
+            start = end
+
+    def __setitem__(self, key: str, value: flwr.app.Array) -> None:
+        self.__dict__["_vector"] = None
+        super().__setitem__(key, value)
+
+    def __delitem__(self, key: str) -> None:
+        self.__dict__["_vector"] = None
+        super().__delitem__(key)
+
+    def copy(self) -> ArrayRecord:  # type: ignore[override]
+        """A record of the same arrays."""
+        return record_of(self.items())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ArrayRecord:
+        return self.copy()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.__dict__["_vector"] is None:
+            return record_of, (list(self.items()),)
+        return Packed, (self.__dict__["_vector"], self.__dict__["_layout"])
+
+
+def vector_of(record: ArrayRecord) -> tuple[Values, Layout] | None:
+    """The one vector that holds all arrays of a record, not to be written to, and their layout, if there is one."""
+    if isinstance(record, Packed) and record.__dict__["_vector"] is not None:
+        return record.__dict__["_vector"], record.__dict__["_layout"]
+    return None
+
+
+def record_of(arrays: Iterable[tuple[str, flwr.app.Array]]) -> ArrayRecord:
+    """A record of arrays as they are: from a dictionary Flower makes its own, of bytes."""
+    record = ArrayRecord()
+    for name, array in arrays:
+        record[name] = array
+    return record
+
+
 def to_record(arrays: Arrays) -> ArrayRecord:
     """Named tensors, as they are now, as a Flower ``ArrayRecord``."""
-    record = ArrayRecord()  # filled by hand: from a dictionary Flower makes its own arrays, of bytes
-    for name, tensor in arrays.items():
-        record[name] = Array(tensor.detach().cpu().numpy().copy())
-    return record
+    tensors = list(arrays.values())
+    if len({tensor.dtype for tensor in tensors}) == 1:
+        layout = layout_of(tuple(arrays), tuple(tensor.shape for tensor in tensors))
+        return Packed(torch.cat([tensor.detach().reshape(-1) for tensor in tensors]).cpu().numpy(), layout)
+    return record_of((name, Array(tensor.detach().cpu().numpy().copy())) for name, tensor in arrays.items())
 
 
 def from_record(record: ArrayRecord) -> dict[str, Tensor]:
@@ -84,6 +171,25 @@ def wire_size(array: flwr.app.Array) -> int:
     if not isinstance(array, Array):
         return len(array.data)
     return _header_size(array.dtype, array.shape) + int(values(array).nbytes)
+
+
+def record_size(record: ArrayRecord) -> int:
+    """Bytes of all arrays of a record in a message, without making them."""
+    packed = vector_of(record)
+    if packed is None:
+        return sum(wire_size(array) for array in record.values())
+    vector, layout = packed
+    return _headers_size(_name(vector.dtype), layout) + int(vector.nbytes)
+
+
+@functools.lru_cache(maxsize=64)
+def _headers_size(dtype: str, layout: Layout) -> int:
+    return sum(_header_size(dtype, shape) for shape in layout.shapes)
+
+
+@functools.lru_cache(maxsize=64)
+def _name(dtype: np.dtype[Any]) -> str:
+    return str(dtype)  # which NumPy makes anew each time
 
 
 @functools.lru_cache(maxsize=1_024)

@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord, Message, MetricRecord
 from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 
-from fedsim.arrays import Array, Values, values
+from fedsim.arrays import Array, Packed, Values, values, vector_of
 from server.wrapping import records
 
 
@@ -34,9 +34,7 @@ class FedAvg(flower.FedAvg):
         claims = [cast("float", metric[self.weighted_by_key]) for (metric,) in metrics]
         total = sum(claims)
         weights = [claim / total for claim in claims]
-        mean = ArrayRecord()
-        for name in arrays[0][0]:
-            mean[name] = Array(_mean([values(record[name]) for (record,) in arrays], weights))
+        mean = _mean_record([record for (record,) in arrays], weights)
         numbers = MetricRecord()
         for key in metrics[0][0]:
             if key != self.weighted_by_key:
@@ -57,6 +55,18 @@ def _alike(found: Sequence[Sequence[ArrayRecord]] | Sequence[Sequence[MetricReco
         return False
     keys = set(found[0][0])
     return all(set(one[0]) == keys for one in found)
+
+
+def _mean_record(arrays: Sequence[ArrayRecord], weights: Sequence[float]) -> ArrayRecord:
+    packed = [vector_of(record) for record in arrays]
+    vectors = [found[0] for found in packed if found is not None]
+    first = packed[0]
+    if first is not None and len(vectors) == len(packed) and all(found and found[1] == first[1] for found in packed):
+        return Packed(_mean(vectors, weights), first[1])
+    mean = ArrayRecord()
+    for name in arrays[0]:
+        mean[name] = Array(_mean([values(record[name]) for record in arrays], weights))
+    return mean
 
 
 def _mean(tensors: Sequence[Values], weights: Sequence[float]) -> Values:

@@ -15,7 +15,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from fedsim.arrays import Array, values, wire_size
+from fedsim.arrays import Array, record_size, values, vector_of
 from fedsim.errors import FedsimError
 from server.inspection import Inspector, metric
 from server.wrapping import client_at, client_of, in_order, records
@@ -150,6 +150,9 @@ def _reported(reply: Message) -> dict[str, float]:
 
 def _like(aggregated: ArrayRecord, before: ArrayRecord) -> ArrayRecord:
     """The aggregate in the model's own types: a mean of integer counters comes back as floats."""
+    found_packed, before_packed = vector_of(aggregated), vector_of(before)
+    if found_packed and before_packed and found_packed[0].dtype == before_packed[0].dtype:
+        return aggregated
     record = ArrayRecord()
     for name, array in aggregated.items():
         found, dtype = values(array), np.dtype(before[name].dtype)
@@ -191,6 +194,6 @@ def _bytes_of(messages: Iterable[Message]) -> int:
     for message in messages:
         for record in records(message, ArrayRecord) if message.has_content() else ():
             if id(record) not in known:
-                known[id(record)] = sum(wire_size(array) for array in record.values())
+                known[id(record)] = record_size(record)
             total += known[id(record)]
     return total

@@ -81,7 +81,7 @@ class Soteria:
             if len(seen) != 1 or seen[0][0].ndim != 2:
                 raise FedsimError("The defence 'soteria' needs a layer that is used once, on one vector an example.")
             r, z = seen[0]
-            found = gradients_of(value, model, keep_graph=True)
+            found = gradients_of(value, list(model.parameters()), keep_graph=True)
             (delta,) = autograd.grad(value, [z], retain_graph=True)
             kept = ~pruned(r.detach().float(), sensitivity(r, inputs), self.share)
             where = next(i for i, parameter in enumerate(model.parameters()) if parameter is layer.weight)

@@ -52,7 +52,9 @@ class Images:
 
     def subset(self, indices: Tensor) -> Images:
         """A copy of the examples at ``indices``, int64 [n], in that order."""
-        return Images(self.images[indices], self.labels[indices], self.classes)
+        part = object.__new__(Images)  # of what has been checked, and so not checked again: small parts are taken often
+        part.__dict__.update(images=self.images[indices], labels=self.labels[indices], classes=self.classes)
+        return part
 
     def label_counts(self) -> tuple[int, ...]:
         """Examples of each class."""
