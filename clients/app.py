@@ -18,7 +18,7 @@ from clients.batches import batches
 from fedsim.arrays import Decoder, to_record
 from fedsim.data import Images
 from fedsim.errors import invalid
-from fedsim.models import buffer_names
+from fedsim.models import buffer_names, laid_out
 from fedsim.protocol import REPORT_KEY, ROUND_KEY, SQUARE_LOSS, Arrays, TrainingPlan
 
 
@@ -132,7 +132,7 @@ class _Worker:
         """This thread's model with the record's arrays in it, and its ``state_dict``, which stays its own."""
         resident: _Resident | None = getattr(self._local, "resident", None)
         if resident is None or resident.environment is not environment:
-            model = environment.model().to(torch.device(environment.device)).train()
+            model = laid_out(environment.model().to(torch.device(environment.device))).train()
             resident = self._local.resident = _Resident(environment, model, model.state_dict())
         training.load(resident.state, self._decode(record))
         return resident.model, resident.state

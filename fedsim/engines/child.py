@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import multiprocessing
 import os
 import pickle
 import signal
+import socket
 import threading
 import time
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 
 import torch
@@ -23,11 +26,14 @@ LOOK_AROUND = 5.0
 
 PROTOCOL = 5  # of pickle: arrays as they lie in memory
 
+BUFFER = 1 << 20
+"""Bytes on their way that nobody needs to wait for, as far as the system allows."""
+
 _forking = threading.Lock()
 
 
 class Child:
-    """The parent's side of the process.
+    """The parent's side of the process; one thread at a time may use it.
 
     The arrays that the messages of a round share are sent once. (What is pickled here goes between a
     process and its own fork, over a pipe of theirs.)
@@ -41,57 +47,58 @@ class Child:
         fork = multiprocessing.get_context("fork")
         with _forking:
             self._pipe, theirs = fork.Pipe()
+            for end in (self._pipe, theirs):
+                _widen(end)
             self._process = fork.Process(target=_serve, args=(theirs, app, clients, os.getpid()), daemon=True)
             self._process.start()
             theirs.close()
-        self._sent: dict[str, ArrayRecord] = {}
-        self._sending = threading.Lock()
-        self._changed = threading.Condition()
-        self._tickets = 0
-        self._served = 0
+        self._held: dict[int, ArrayRecord] = {}
+        self._serials = itertools.count()
 
     @property
     def pid(self) -> int:
         """Its process id."""
         return self._process.pid or 0
 
-    def ask(self, turn: Turn[Answer]) -> Answer:
-        """A client's answer; may be called while another is awaited, after which it then comes.
+    def send(self, bunch: Sequence[Turn[Answer]]) -> None:
+        """Give it messages to answer, after those that it has already.
 
         Raises:
-            EOFError, OSError: the process ended before it answered; ``turn.started`` is ``None`` if it had
-                not begun.
+            OSError: the process has ended.
         """
-        turn.started = None
-        with self._sending:
+        held: dict[int, ArrayRecord] = {}
+        news: dict[int, ArrayRecord] = {}
+        parcels = []
+        for turn in bunch:
             light, keys, arrays = lighten(turn.message)
-            news = {key: record for key, record in arrays.items() if self._sent.get(key) is not record}
-            self._sent |= news
-            self._pipe.send_bytes(pickle.dumps((light, keys, list(arrays), news, turn.state), PROTOCOL))
-            ticket, self._tickets = self._tickets, self._tickets + 1
-        with self._changed:
-            self._changed.wait_for(lambda: self._served in (ticket, -1))
-            if self._served < 0:
-                raise EOFError
-        turn.started = time.monotonic()
-        try:
-            packed = self._pipe.recv_bytes()
-        except (EOFError, OSError):
-            self._serve_next(-1)
-            raise
-        self._serve_next(ticket + 1)
-        answer: Answer = pickle.loads(packed)  # noqa: S301  (from our own fork)
-        return answer
+            serials = {key: self._serial(record, held, news) for key, record in arrays.items()}
+            parcels.append((light, keys, serials, turn.state))
+        self._held = held
+        self._pipe.send_bytes(pickle.dumps((news, parcels), PROTOCOL))
 
-    def _serve_next(self, ticket: int) -> None:
-        with self._changed:
-            self._served = ticket
-            self._changed.notify_all()
+    def receive(self) -> list[Answer]:
+        """The answers to the bunch sent first of those that are not answered yet; waits for them.
+
+        Raises:
+            EOFError, OSError: the process ended before.
+        """
+        answers: list[Answer] = pickle.loads(self._pipe.recv_bytes())  # noqa: S301  (from our own fork)
+        return answers
 
     def end(self) -> None:
         """Kill the process, whatever it does."""
         self._process.kill()
         self._process.join()
+
+    def _serial(self, record: ArrayRecord, held: dict[int, ArrayRecord], news: dict[int, ArrayRecord]) -> int:
+        """The number under which the process has these arrays, or gets them now; the others it forgets."""
+        for serial, known in itertools.chain(held.items(), self._held.items()):
+            if known is record:
+                held[serial] = record
+                return serial
+        serial = next(self._serials)
+        held[serial] = news[serial] = record
+        return serial
 
 
 def _serve(pipe: Connection, app: ClientApp, clients: int, parent: int) -> None:
@@ -101,15 +108,19 @@ def _serve(pipe: Connection, app: ClientApp, clients: int, parent: int) -> None:
     torch.set_num_threads(1)
     gc.freeze()  # what the parent made is not looked through, and so not copied, either
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
-    known: dict[str, ArrayRecord] = {}
+    known: dict[int, ArrayRecord] = {}
     while True:
         try:
-            light, keys, held, news, state = pickle.loads(pipe.recv_bytes())  # noqa: S301  (from our own parent)
+            news, parcels = pickle.loads(pipe.recv_bytes())  # noqa: S301  (from our own parent)
         except EOFError:
             os._exit(0)
         known |= news
-        answer = deliver(app, complete(light, keys, {key: known[key] for key in held}), clients, state)
-        pipe.send_bytes(pickle.dumps(answer, PROTOCOL))
+        known = {serial: known[serial] for _, _, serials, _ in parcels for serial in serials.values()}
+        answers = []
+        for light, keys, serials, state in parcels:
+            message = complete(light, keys, {key: known[serial] for key, serial in serials.items()})
+            answers.append(deliver(app, message, clients, state))
+        pipe.send_bytes(pickle.dumps(answers, PROTOCOL))
 
 
 def _watch(parent: int) -> None:
@@ -117,3 +128,9 @@ def _watch(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(LOOK_AROUND)
     os._exit(1)
+
+
+def _widen(end: Connection) -> None:
+    with socket.socket(fileno=os.dup(end.fileno())) as widened:
+        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+            widened.setsockopt(socket.SOL_SOCKET, option, BUFFER)

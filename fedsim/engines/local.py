@@ -5,17 +5,18 @@ from __future__ import annotations
 import copy
 import itertools
 import sys
-import threading
-from concurrent.futures import CancelledError
 
 import torch
 from flwr.clientapp import ClientApp
 
 from fedsim.engines import ENGINES
-from fedsim.engines.child import Child
-from fedsim.engines.simulated import ATTEMPTS, Answer, AppFactory, SimulatedGrid, deliver, failure
-from fedsim.engines.turns import Turn
+from fedsim.engines.feeder import Feeder
+from fedsim.engines.simulated import Answer, AppFactory, SimulatedGrid, deliver
+from fedsim.engines.turns import Turn, Turns
 from fedsim.errors import invalid
+
+WORTH_A_PARCEL = 0.02
+"""Seconds of work to give to a process at once: what it costs to wake its feeder is little beside them."""
 
 
 @ENGINES.register("local")
@@ -41,66 +42,40 @@ class LocalGrid(SimulatedGrid):
                 "this system cannot fork a process that computes (it is not Linux, or has a GPU)",
                 'Leave it out, or use the engine "ray"',
             )
-        # A process has two threads to feed it, so that the next message is there when it is done with one.
-        super().__init__(clients, workers * (2 if processes else 1), _one_thread)
         self._app = app if isinstance(app, ClientApp) else app()
-        self._lock = threading.Lock()
+        self._feeders = [Feeder(self._app, clients) for _ in range(workers)] if processes else []
         self._seats = itertools.count()
-        self._mine = threading.local()
-        self._children = [Child(self._app, clients) for _ in range(workers)] if processes else []
-        self._asked: dict[Turn[Answer], Child] = {}
-        self._closed = False
+        super().__init__(clients, workers, _one_thread)
 
     @property
     def pids(self) -> list[int]:
         """The process ids of the workers, where they are processes."""
-        return [child.pid for child in self._children]
+        return [feeder.pid for feeder in self._feeders]
 
     def close(self) -> None:
-        with self._lock:
-            self._closed = True
-            for child in self._children:
-                child.end()
+        for feeder in self._feeders:
+            feeder.close()
         super().close()
 
     def _deliver(self, turn: Turn[Answer]) -> Answer:
-        if not self._children:
-            return deliver(self._app, turn.message, self._clients, copy.deepcopy(turn.state))  # shares arrays
-        attempts = 0
-        while attempts < ATTEMPTS and not turn.abandoned:
-            child = self._child()
-            self._asked[turn] = child
-            try:
-                return child.ask(turn)
-            except (EOFError, OSError):
-                attempts += turn.started is not None  # else it was another client whom the process died with
-                self._replace(child)
-            finally:
-                del self._asked[turn]
-        return failure(turn.message, f"the worker process died with this client in it, in each of {ATTEMPTS} attempts")
+        return deliver(self._app, turn.message, self._clients, copy.deepcopy(turn.state))  # it shares arrays
 
-    def _give_up(self, turn: Turn[Answer]) -> None:
-        child = self._asked.get(turn)
-        if child is None:
-            super()._give_up(turn)
-        else:  # its threads go on with another
-            turn.abandoned = True
-            child.end()
+    def _serve(self, turns: Turns[Answer]) -> None:
+        if self._feeders:
+            self._feeders[next(self._seats)].serve(turns)
+        else:
+            super()._serve(turns)
 
-    def _child(self) -> Child:
-        """The process that this thread feeds."""
-        if not hasattr(self._mine, "seat"):
-            self._mine.seat = next(self._seats) % len(self._children)
-        seat: int = self._mine.seat
-        return self._children[seat]
+    def _bunch(self, messages: int) -> int:
+        paces = [feeder.pace for feeder in self._feeders if feeder.pace is not None]
+        if not paces:
+            return 1
+        share = -(-messages // len(self._feeders))
+        return max(1, min(share, int(WORTH_A_PARCEL / max(paces))))
 
-    def _replace(self, child: Child) -> None:
-        with self._lock:
-            if self._closed:
-                raise CancelledError
-            if child in self._children:
-                child.end()
-                self._children[self._children.index(child)] = Child(self._app, self._clients)
+    def _give_up(self, turn: Turn[Answer]) -> bool:
+        feeder = next((feeder for feeder in self._feeders if feeder.holds(turn)), None)
+        return super()._give_up(turn) if feeder is None else feeder.give_up(turn)
 
 
 def can_fork() -> bool:

@@ -128,7 +128,7 @@ class RayGrid(SimulatedGrid):
             else:
                 crew.give_back(actor)
 
-    def _give_up(self, turn: Turn[Answer]) -> None:
+    def _give_up(self, turn: Turn[Answer]) -> bool:
         message_id = turn.message.metadata.message_id
         with self._lock:
             self._unwanted.add(message_id)
@@ -136,6 +136,7 @@ class RayGrid(SimulatedGrid):
             if actor is not None:  # it may hang for ever, and the next round needs it
                 actor.abandoned = True
                 self._ray.kill(actor.handle)
+        return True
 
     def _store(self, key: str, record: ArrayRecord) -> Any:
         """A reference to the record in the object store; the same record is put there once."""

@@ -17,7 +17,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedsim.engines.turns import Turn, Turns
+from fedsim.engines.turns import Turn, Turns, one_by_one
 from fedsim.errors import FedsimError, invalid
 
 RUN_ID = 1
@@ -64,11 +64,16 @@ class SimulatedGrid(Grid):
         self._turns: dict[str, Turn[Answer]] = {}
         self._run = Run.create_empty(run_id=RUN_ID)
         identify()
-        self._workers: Turns[Answer] = Turns(workers, self._deliver, initialise)
+        self._initialise = initialise
+        self._workers: Turns[Answer] = Turns(workers, self._serve)
 
     @abstractmethod
     def _deliver(self, turn: Turn[Answer]) -> Answer:
         """Have the client that the message is for answer it, whose state is not to be written to; in a thread."""
+
+    def _serve(self, turns: Turns[Answer]) -> None:
+        """What a thread does."""
+        one_by_one(self._deliver, self._initialise)(turns)
 
     def set_run(self, run: Run) -> None:
         self._run = run
@@ -86,14 +91,21 @@ class SimulatedGrid(Grid):
         return range(self._clients)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        ids = []
+        turns = {}
         for message in messages:
             message_id = str(next(self._ids))
             message.metadata.__dict__["_message_id"] = message_id  # as Flower's own grids set it
-            state = self._states.get(message.metadata.dst_node_id)
-            self._turns[message_id] = self._workers.queue(message, state)
-            ids.append(message_id)
-        return ids
+            turns[message_id] = Turn[Answer](message, self._states.get(message.metadata.dst_node_id))
+        self._turns |= turns
+        waiting = list(turns.values())
+        size = self._bunch(len(waiting))
+        for start in range(0, len(waiting), size):
+            self._workers.put(waiting[start : start + size])
+        return list(turns)
+
+    def _bunch(self, messages: int) -> int:  # noqa: ARG002
+        """How many of so many messages a worker is to take at once."""
+        return 1
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         ready = [i for i in message_ids if i in self._turns and self._turns[i].answer.done()]
@@ -111,7 +123,8 @@ class SimulatedGrid(Grid):
             now = time.monotonic()
             if timeout is not None:
                 for late in [turn for turn in waiting if turn.age(now) >= timeout and not turn.answer.done()]:
-                    self._give_up(late)
+                    if not self._give_up(late):
+                        continue
                     del self._turns[late.message.metadata.message_id]
                     waiting = [turn for turn in waiting if turn is not late]
             patience = None if timeout is None else timeout - max((turn.age(now) for turn in waiting), default=0.0)
@@ -130,9 +143,10 @@ class SimulatedGrid(Grid):
         """Let the workers finish what they do and end them; who hangs is left behind."""
         self._workers.close()
 
-    def _give_up(self, turn: Turn[Answer]) -> None:
-        """Nobody waits any more for the answer, which a worker is busy with."""
+    def _give_up(self, turn: Turn[Answer]) -> bool:
+        """Wait no more for the answer, which a worker is busy with; false if its time begins anew instead."""
         self._workers.replace(turn)
+        return True
 
     def _receive(self, answer: Answer) -> Message:
         if answer.state:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from clients.defences import DEFENCES, Memory, Site
-from clients.gradients import gradients
+from clients.gradients import gradients as plain
 from experiments import Experiment, run
 from experiments.run_folder import RunFolder
 from fedsim.data import load
@@ -43,14 +43,14 @@ def gradient(
 
 
 def true_gradient(model: nn.Module, inputs: Tensor, labels: Tensor) -> list[Tensor]:
-    found, _ = gradients(model, inputs, labels, examples=100, loss=functional.cross_entropy)
+    found, _ = plain(model, inputs, labels, examples=100, loss=functional.cross_entropy)
     return [g for g in found if g is not None]
 
 
 @pytest.mark.parametrize("size", [1, 6])
 def test_without_clipping_and_noise_it_is_the_plain_gradient(size: int) -> None:
     found, value = gradient(size, norm=1e9, noise_multiplier=0.0)
-    expected, loss = gradients(network(), *batch(size), examples=100, loss=functional.cross_entropy)
+    expected, loss = plain(network(), *batch(size), examples=100, loss=functional.cross_entropy)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)
     torch.testing.assert_close(value, loss)

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from clients.defences import DEFENCES, Memory, Site
 from clients.defences.soteria import pruned, sensitivity
-from clients.gradients import gradients
+from clients.gradients import gradients as plain
 from experiments import Experiment
 from fedsim.data import load
 from fedsim.errors import FedsimError
@@ -29,7 +29,7 @@ def batch(size: int) -> tuple[Tensor, Tensor]:
 def gradients(model: nn.Module, size: int, **parameters: Any) -> tuple[list[Tensor], list[Tensor]]:
     """With the defence, and without."""
     rule = DEFENCES.create("soteria", **parameters).step(SITE)  # type: ignore[attr-defined]
-    found, expected = (one(model, *batch(size), examples=9, loss=functional.cross_entropy) for one in (rule, gradients))
+    found, expected = (one(model, *batch(size), examples=9, loss=functional.cross_entropy) for one in (rule, plain))
     torch.testing.assert_close(found[1], expected[1])
     return found[0], expected[0]  # type: ignore[return-value]
 

@@ -12,6 +12,7 @@ from experiments.experiment import Experiment
 from fedsim.arrays import from_record, to_record
 from fedsim.data import normalised
 from fedsim.errors import FedsimError
+from fedsim.models import laid_out
 from server import STRATEGIES, Round, federate
 
 SMALL = {"name": "fashion_mnist_small", "train_size": 200, "test_size": 50, "clients": 4}
@@ -94,7 +95,7 @@ def test_fedavg_over_local_is_a_plain_loop(workers: int) -> None:
     for number in (1, 2):
         mean = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
         for client, members in enumerate(one.shards):
-            model = one.model()
+            model = laid_out(one.model())  # kernels round alike
             model.load_state_dict(state)
             optimiser = torch.optim.SGD(model.parameters(), 0.2 * 0.5 ** (number - 1), momentum=0.9, weight_decay=0.01)
             inputs = normalised(one.data.train.images[members], one.data.mean, one.data.std)
