@@ -37,12 +37,13 @@ class Inspector:
         if self._plan is not None:
             self._ask(nodes)
         good, failures = [], {}
-        for reply in replies:
-            reason = _fault(reply, arrays) or self._lie(reply)
-            if reason is None:
-                good.append(reply)
-            else:
-                failures[client_of(reply)] = reason
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite gets a reason, not a warning
+            for reply in replies:
+                reason = _fault(reply, arrays) or self._lie(reply)
+                if reason is None:
+                    good.append(reply)
+                else:
+                    failures[client_of(reply)] = reason
         answered = {reply.metadata.src_node_id for reply in replies}
         failures |= {node: "no answer in time" for node in nodes if node not in answered}
         return good, failures
@@ -103,7 +104,4 @@ def _array_fault(name: str, array: Array, arrays: ArrayRecord) -> str | None:
 
 def _finite(found: Values) -> bool:
     """Whether no number is NaN or infinite. One would show in the sum, which is quicker to have."""
-    if found.dtype.kind != "f":
-        return True
-    with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite(found.sum())) or bool(np.isfinite(found).all())
+    return found.dtype.kind != "f" or bool(np.isfinite(found.sum())) or bool(np.isfinite(found).all())
