@@ -43,20 +43,21 @@ have the same initial model and shards, whatever the selector.
 normalisation; width 16 for CIFAR-10) in place of two convolutions with it; batches of 32 at a learning rate of 0.1 and
 momentum 0.5 in place of batches of 4 at 0.001 and momentum 0.9, no step of the learning rate; one local epoch as there.
 The learning rate was chosen on uniform selection alone (one seed, 100 rounds, three settings). With FedSGD clients
-send the gradient over their whole shard, and the server steps Adam at 0.01; what clients contributed is there that of a
-plain step at this rate, so that values are small and `shapley` is close to uniform. Accuracy is on 9,500 test images; 500 others are the
-server's, on which `shapley`, `greedyfed` and `s_fedavg` get exact Shapley values (v of nobody measured, minus the
-loss). `fedemd`: `l1`, `mean1`, alpha 0.55, beta 0.0055, the defaults, not tuned; the others' parameters are the
-defaults too ([selection](../selection.md)).
+send the gradient over their whole shard, and the server steps Adam at 0.01; what clients contributed is there that of
+a plain step at this rate, so that values are small and `shapley` is close to uniform. Accuracy is on 9,500 test
+images; 500 others are the server's, on which `shapley`, `greedyfed` and `s_fedavg` get exact Shapley values (v of
+nobody measured, minus the loss). `fedemd`: `l1`, `mean1`, alpha 0.55, beta 0.0055, the defaults, not tuned; the
+others' parameters are the defaults too ([selection](../selection.md)).
 
-**How to read it.** R@99 is the first round at or above tau, and tau is 99 % of the best accuracy of any round and seed
-of `uniform` in that layout (the pooled maximum), fixed before any other selector is looked at; *own tau* takes each
-seed's own uniform run instead. The median is Kaplan and Meier's with its 95 % interval; a run that did not get there
-within {total} rounds is censored, and {none} is what these runs do not show. *Saved* is the mean over pairs of the
-same seed of the rounds below tau within {total} rounds, minus those of `uniform` (negative: sooner), with its 95 %
-paired bootstrap interval (percentiles of 10,000 resamples of seeds); p is Wilcoxon's signed-rank test on the same differences,
-corrected by Holm over the rows of a table. With 3 seeds no p below 0.25 is possible, and the intervals are rough.
-*Mavericks chosen* is their mean number in a cohort in the first and the last {early} rounds (uniform: 0.1 a Maverick)."""
+**How to read it.** R@99 is the first round at or above tau, and tau is 99 % of the best accuracy of any round and
+seed of `uniform` in that layout (the pooled maximum), fixed before any other selector is looked at; *own tau* takes
+each seed's own uniform run instead. The median is Kaplan and Meier's with its 95 % interval; a run that did not get
+there within {total} rounds is censored, and {none} is what these runs do not show. *Saved* is the mean over pairs of
+the same seed of the rounds below tau within {total} rounds, minus those of `uniform` (negative: sooner), with its 95
+% paired bootstrap interval (percentiles of 10,000 resamples of seeds); p is Wilcoxon's signed-rank test on the same
+differences, corrected by Holm over the rows of a table. With 3 seeds no p below 0.25 is possible, and the intervals
+are rough. *Mavericks chosen* is their mean number in a cohort in the first and the last {early} rounds (uniform: 0.1
+a Maverick)."""
 
 
 @dataclass(frozen=True)
