@@ -24,6 +24,7 @@ from experiments.experiment import Experiment
 from experiments.opening import opened
 from experiments.progress import Progress
 from experiments.report import write_report
+from experiments.report.exposure import distance
 from experiments.run_folder import RunFolder, write_atomically
 from fedsim.arrays import from_record, to_record
 from fedsim.engines import Closing, Remembering
@@ -208,6 +209,7 @@ def _write_down(folder: RunFolder, done: Round, selective: Selective, experiment
     records = []
     for client in done.clients:
         shard = experiment.shard(client)
+        counts = list(shard.label_counts())
         records.append(
             {
                 "round": done.number,
@@ -219,7 +221,8 @@ def _write_down(folder: RunFolder, done: Round, selective: Selective, experiment
                 "train_loss": done.losses.get(client),
                 "value": appraised.values.get(client) if appraised else None,
                 "value_error": appraised.errors.get(client) if appraised else None,
-                "label_counts": list(shard.label_counts()),
+                "label_counts": counts,
+                "distance": distance(counts, experiment.label_counts),
                 "reported": dict(done.reported.get(client, {})),
                 "failure": done.failures.get(client),
             }
