@@ -72,6 +72,10 @@ reproduce-shapley-cost: install
 reproduce-mavericks: install
 	$(BIN)/python -m experiments.reproduce.mavericks --workers 2
 
+.PHONY: reproduce-shapley-fairness
+reproduce-shapley-fairness: install
+	$(BIN)/python -m experiments.reproduce.shapley_fairness --workers 2
+
 # breaching and its dependencies stay apart: nothing else here needs them.
 .PHONY: compare-breaching
 compare-breaching: install .venv-breaching/installed

@@ -198,6 +198,8 @@ def _write_down(folder: RunFolder, done: Round, selective: Selective, experiment
             "clients_loss": done.client_evaluation.get("eval-loss"),
             "clients_accuracy": done.client_evaluation.get("eval-accuracy"),
             "utility_evaluations": appraised.evaluations if appraised else None,
+            "utility_before": appraised.before if appraised else None,
+            "utility_after": appraised.after if appraised else None,
             "seconds": done.seconds,
             "bytes_sent": done.bytes_sent,
             "bytes_received": done.bytes_received,
