@@ -68,6 +68,14 @@ reproduce-leakage-over-training: install
 reproduce-shapley-cost: install
 	$(BIN)/python -m experiments.reproduce.shapley_cost
 
+.PHONY: reproduce-mavericks
+reproduce-mavericks: install
+	$(BIN)/python -m experiments.reproduce.mavericks --workers 2
+
+.PHONY: reproduce-shapley-fairness
+reproduce-shapley-fairness: install
+	$(BIN)/python -m experiments.reproduce.shapley_fairness --workers 2
+
 # breaching and its dependencies stay apart: nothing else here needs them.
 .PHONY: compare-breaching
 compare-breaching: install .venv-breaching/installed

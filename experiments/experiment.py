@@ -115,6 +115,13 @@ class Experiment:
         )
 
     @cached_property
+    def label_counts(self) -> tuple[int, ...]:
+        """Examples of each class, of all clients together; of all there are where clients draw their own."""
+        labels = self.data.train.labels
+        dealt = labels[torch.cat(list(self.shards))] if self.shards.disjoint else labels
+        return tuple(torch.bincount(dealt, minlength=self.data.classes).tolist())
+
+    @cached_property
     def plan(self) -> TrainingPlan:
         """What the server orders."""
         return self.config.training.plan()

@@ -82,6 +82,7 @@ def _data_set(experiment: Experiment) -> dict[str, Any]:
         "classes": list(data.train.classes),
         "train": len(data.train),
         "test": len(experiment.test),
+        "label_counts": list(experiment.label_counts),
         "input_shape": list(data.input_shape),
         "mean": list(data.mean),
         "std": list(data.std),

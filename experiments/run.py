@@ -24,6 +24,7 @@ from experiments.experiment import Experiment
 from experiments.opening import opened
 from experiments.progress import Progress
 from experiments.report import write_report
+from experiments.report.exposure import distance
 from experiments.run_folder import RunFolder, write_atomically
 from fedsim.arrays import from_record, to_record
 from fedsim.engines import Closing, Remembering
@@ -197,6 +198,8 @@ def _write_down(folder: RunFolder, done: Round, selective: Selective, experiment
             "clients_loss": done.client_evaluation.get("eval-loss"),
             "clients_accuracy": done.client_evaluation.get("eval-accuracy"),
             "utility_evaluations": appraised.evaluations if appraised else None,
+            "utility_before": appraised.before if appraised else None,
+            "utility_after": appraised.after if appraised else None,
             "seconds": done.seconds,
             "bytes_sent": done.bytes_sent,
             "bytes_received": done.bytes_received,
@@ -208,6 +211,7 @@ def _write_down(folder: RunFolder, done: Round, selective: Selective, experiment
     records = []
     for client in done.clients:
         shard = experiment.shard(client)
+        counts = list(shard.label_counts())
         records.append(
             {
                 "round": done.number,
@@ -219,7 +223,8 @@ def _write_down(folder: RunFolder, done: Round, selective: Selective, experiment
                 "train_loss": done.losses.get(client),
                 "value": appraised.values.get(client) if appraised else None,
                 "value_error": appraised.errors.get(client) if appraised else None,
-                "label_counts": list(shard.label_counts()),
+                "label_counts": counts,
+                "distance": distance(counts, experiment.label_counts),
                 "reported": dict(done.reported.get(client, {})),
                 "failure": done.failures.get(client),
             }

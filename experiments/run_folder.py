@@ -42,6 +42,7 @@ class RunFolder:
         self.clients = path / "clients.jsonl"
         self.partition = path / "partition.jsonl"
         self.attacks = path / "attacks.jsonl"
+        self.exposure = path / "exposure.jsonl"
         self.transcript = path / "transcript"
         self.pictures = path / "pictures"
         self.checkpoint = path / "checkpoint"
@@ -109,6 +110,14 @@ class RunFolder:
         """The lines of ``partition.jsonl``."""
         return read(self.partition)
 
+    def write_exposure(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Write ``exposure.jsonl``: a line a client, over the whole run."""
+        write_atomically(self.exposure, _lines(records))
+
+    def read_exposure(self) -> list[Record]:
+        """The lines of ``exposure.jsonl``."""
+        return read(self.exposure)
+
     def append_metrics(self, *records: Mapping[str, Any]) -> None:
         """Add lines to ``metrics.jsonl``, one a round."""
         append(self.metrics, records)
@@ -135,6 +144,7 @@ class RunFolder:
 
     def rewind(self, round: int) -> None:
         """Forget all records of later rounds, which a run that resumes after ``round`` writes again."""
+        self.exposure.unlink(missing_ok=True)  # it is of the whole run, and written at its end
         for path in (self.metrics, self.clients, self.attacks):
             kept = [record for record in read(path) if record.get("round", 0) <= round]
             if path.exists():

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from experiments.report import charts, selection, story, tables
+from experiments.report import charts, exposure_section, selection, story, tables
+from experiments.report.exposure import ledger
 from experiments.report.pictures import Picture
 from experiments.report.records import Run, Victim, read_run
 from experiments.run_folder import RunFolder, write_atomically
@@ -46,7 +47,9 @@ class Wall:
 
 
 def write_report(folder: Path | str) -> Path:
-    """Write ``report.html`` of a run, from nothing but its folder; the same folder gives the same bytes.
+    """Write ``report.html`` and ``exposure.jsonl`` of a run, from nothing but its folder.
+
+    The same folder gives the same bytes.
 
     Args:
         folder: a run folder, finished or not.
@@ -57,9 +60,10 @@ def write_report(folder: Path | str) -> Path:
     Raises:
         FedsimError: there is no run, or a file in it is damaged.
     """
-    path = RunFolder(Path(folder)).report
-    write_atomically(path, render(read_run(Path(folder))).encode())
-    return path
+    files, run = RunFolder(Path(folder)), read_run(Path(folder))
+    files.write_exposure(ledger(run))
+    write_atomically(files.report, render(run).encode())
+    return files.report
 
 
 def render(run: Run) -> str:
@@ -94,6 +98,7 @@ def render(run: Run) -> str:
         has_flat=any(victim.mean_colour_psnr is not None for victim in run.victims),
         clients=tables.clients_table(run),
         heatmap=selection.heat_map(run),
+        exposure=exposure_section.section(run),
         selector=run.table("selection").get("name"),
         prices=selection.privacy_price(run),
         facts=tables.threat_model(run),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, cast
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -15,7 +16,7 @@ from fedsim.arrays import Decoder, from_record
 from fedsim.protocol import Arrays
 from server.contribution.coalitions import Update
 from server.contribution.estimators import Estimator
-from server.contribution.game import Values
+from server.contribution.game import Remembered, Values
 from server.contribution.rounds import one_round
 from server.contribution.validation import Validator
 from server.wrapping import Wrapped, client_of, records
@@ -117,7 +118,10 @@ class Appraising(Wrapped):
         if not due or not updates:
             return None
         seed = seeding.derive(self._seed, "contribution", "round", server_round)
-        return self._estimator(list(updates), self._validator.utility(before, updates), seed=seed)
+        utility = Remembered(self._validator.utility(before, updates))
+        found = self._estimator(list(updates), utility, seed=seed)
+        nobody, everybody = (utility.known.get(coalition) for coalition in (frozenset[int](), frozenset(updates)))
+        return replace(found, before=nobody, after=everybody)
 
 
 def updates_of(

@@ -81,6 +81,8 @@ class Values(Generic[P]):
         permutations: how many were drawn.
         stopped_by: ``all`` (nothing was drawn), ``convergence``, ``permutations`` (their cap), or ``truncation``
             (the round changed too little to be looked at, and every value is 0).
+        before: what nobody was worth, the global model before the round, as measured; ``None`` if it was not.
+        after: what all players together were worth, likewise.
     """
 
     values: Mapping[P, float]
@@ -89,6 +91,8 @@ class Values(Generic[P]):
     evaluations: int = 0
     permutations: int = 0
     stopped_by: str = "all"
+    before: float | None = None
+    after: float | None = None
 
     def error(self, player: P) -> float:
         """Standard error of a player's value."""

@@ -70,6 +70,10 @@ def test_the_values_written_are_those_of_what_was_overheard(tmp_path: Path, algo
             after = next(o.sent for o in overheard if o.round == number + 1)
             gained = score(validator, after) - score(validator, heard[0].sent)
             assert sum(expected.values.values()) == pytest.approx(gained, abs=1e-4)
+        metrics = read(folder, "metrics")[number]
+        assert metrics["utility_before"] == pytest.approx(score(validator, heard[0].sent), abs=1e-6)
+        gained = metrics["utility_after"] - metrics["utility_before"]
+        assert gained == pytest.approx(sum(expected.values.values()), abs=1e-6)
     assert [m["utility_evaluations"] for m in read(folder, "metrics")] == [None, 16, 16, 16]
 
 

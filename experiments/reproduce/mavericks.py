@@ -1,0 +1,160 @@
+"""Who should be chosen where one client owns a class: ``python -m experiments.reproduce.mavericks --workers 2``.
+
+The layouts of *Maverick Matters* (Huang et al., PAKDD 2023, arXiv:2106.10734): 50 clients, 5 a round, 200 rounds. Every
+run is an ordinary run folder under ``--runs``, and one that is cut off goes on where it stopped. Runs go seed by seed
+over the selectors, so that what is there is paired at any time; ``--page`` writes the page of what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from experiments.compare.grid import Cell, Job, grid, jobs
+from experiments.compare.records import outcome
+from experiments.compare.running import check_begun, run_all
+from experiments.experiment import Experiment
+from experiments.reproduce.mavericks_page import write_page
+from experiments.run_folder import RunFolder, read
+
+NAME = "mavericks"
+CONFIG = Path(__file__).parents[1] / "configs" / "maverick-study.toml"
+CONSOLE = Console()
+
+BY_VALUE = ("shapley", "greedyfed", "s_fedavg")
+"""Selectors that go by what clients contributed: exact Shapley values of the round."""
+
+APPRAISED = 'contribution={ name = "exact" }'
+MAIN = ("uniform", "fedemd", "shapley", "greedyfed")
+OTHERS = ("s_fedavg", "power_of_choice", "oort", "tifl", "fedfast", "afl", "by_examples")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Selectors compared on one layout.
+
+    Attributes:
+        layout: its name, and the name of its folder.
+        changes: ``key=value`` of the study's configuration.
+        selectors: who is compared; ``uniform`` is what the others are compared with.
+        main: whether it is over many seeds.
+    """
+
+    layout: str
+    changes: tuple[str, ...] = ()
+    selectors: tuple[str, ...] = MAIN
+    main: bool = False
+
+
+def _partition(**parameters: Any) -> str:
+    written = ", ".join(f"{key} = {json.dumps(value)}" for key, value in parameters.items())
+    return f'data.partition={{ name = "mavericks", {written} }}'
+
+
+PARTS = {
+    "main": Part("one_exclusive", main=True),
+    "others": Part("one_exclusive", selectors=OTHERS),
+    "two_exclusive": Part("two_exclusive", (_partition(mavericks=2, owned=[0, 1]),)),
+    "three_exclusive": Part("three_exclusive", (_partition(mavericks=3, owned=[0, 1, 2]),)),
+    "three_shared": Part("three_shared", (_partition(mavericks=3, owned=[1], shared=True),)),
+    "two_shared": Part("two_shared", (_partition(mavericks=2, owned=[1], shared=True),)),
+    "cifar10": Part("cifar10", ("data.name=cifar10", "model.width=16")),
+    "fedsgd": Part(
+        "fedsgd",
+        (
+            "training.algorithm=fedsgd",
+            "training.batch_size=full",
+            "training.learning_rate=0.01",
+            "training.momentum=0.0",
+            'training.strategy={ name = "fedsgd", optimiser = "adam" }',
+        ),
+    ),
+}
+"""In the order in which they run."""
+
+
+def main() -> None:
+    """Run what is missing, part by part, and write the page after each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("docs/results"), help="folder of the results")
+    parser.add_argument("--runs", type=Path, default=Path("runs") / NAME, help="folder of the runs")
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS), metavar="PART")
+    parser.add_argument("--seeds", type=int, default=13, help="of the main part")
+    parser.add_argument("--few", type=int, default=3, help="seeds of the other parts")
+    parser.add_argument("--workers", type=int, default=2, help="runs at the same time")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a change of all runs")
+    parser.add_argument("--page", action="store_true", help="run nothing, write the page of what is there")
+    options = parser.parse_args()
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    for name in options.parts:
+        part = PARTS[name]
+        todo = planned(part, options.runs, options.seeds if part.main else options.few, options.set)
+        if not options.page:
+            check_begun(todo)
+            for folder, why in run_all(todo, options.workers, quiet=False).items():
+                CONSOLE.print(f"{folder} failed: {why}", markup=False)
+        remember(options.out, part.layout, todo)
+    write_page(options.out, NAME, read(options.out / f"{NAME}.jsonl"))
+
+
+def planned(part: Part, runs: Path, seeds: int, changes: Sequence[str] = ()) -> list[Job]:
+    """The runs of a part, seed by seed.
+
+    Raises:
+        FedsimError: a change that is no key of the configuration, or does not fit it.
+    """
+    cells: list[Cell] = []
+    for selector in part.selectors:
+        appraised = [APPRAISED] if selector in BY_VALUE else []
+        cells += grid(CONFIG, [f"selection.name={selector}"], seeds, [*part.changes, *appraised, *changes])
+    return jobs(cells, runs / part.layout)
+
+
+def remember(out: Path, layout: str, done: Sequence[Job]) -> None:
+    """Put what the runs of a layout left into ``mavericks.jsonl``, in place of what stood there of the same runs."""
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"{NAME}.jsonl"
+    records = {_key(record): record for record in read(path)}
+    found = [_record(layout, job) for job in done if RunFolder(job.folder).metrics.is_file()]
+    records |= {_key(record): record for record in found}
+    layouts = list(dict.fromkeys(part.layout for part in PARTS.values()))
+    order = [*MAIN, *OTHERS]
+    ranked = sorted(records.values(), key=lambda r: (layouts.index(r["layout"]), order.index(r["selector"]), r["seed"]))
+    path.write_text("".join(json.dumps(record, separators=(",", ":")) + "\n" for record in ranked))
+
+
+def mavericks(experiment: Experiment) -> set[int]:
+    """The clients that own a class: the last ones, as the partition deals them out."""
+    clients = experiment.config.data.clients
+    return set(range(clients - int(experiment.config.data.partition.parameters["mavericks"]), clients))
+
+
+def _key(record: dict[str, Any]) -> tuple[str, str, int]:
+    return record["layout"], record["selector"], record["seed"]
+
+
+def _record(layout: str, job: Job) -> dict[str, Any]:
+    found, own = outcome(job), mavericks(job.experiment)
+    metrics = RunFolder(job.folder).read_metrics()
+    return {
+        "layout": layout,
+        "selector": job.experiment.config.selection.name,
+        "seed": job.seed,
+        "total": job.experiment.config.training.rounds,
+        "finished": found.finished,
+        "last": found.last,
+        "accuracies": [round(value, 5) for value in found.accuracies.values()],
+        "mavericks": [len(own & set(m["clients"])) for m in metrics if m["round"]],
+        "seconds": round(found.seconds, 1),
+    }
+
+
+if __name__ == "__main__":
+    main()
