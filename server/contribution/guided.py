@@ -23,10 +23,11 @@ class Effort:
     Attributes:
         truncation: an order is cut where the coalition so far is this close to everybody's worth; the rest of its
             players then get 0 from it. In units of the utility.
-        precision: stop when the standard error of all values together is at most this share of their length.
-        budget: coalitions measured at most, that of nobody included; by default half of all, ``2^(m - 1)``. The
-            first three sweeps are walked in any case.
-        most: orders walked at most; by default 50 a player.
+        precision: stop when the standard error of all values together is at most this share of their distance
+            from their mean, as it is that distance which ranks players.
+        budget: coalitions measured at most, that of nobody included; by default half of all, ``2^(m - 1)``.
+        most: orders walked at most; by default 50 a player. The first three sweeps of m orders are walked in any
+            case.
 
     Raises:
         FedsimError: a number out of its range.
@@ -75,38 +76,46 @@ def gtg(
     before, after = gains(players, remembered)
     if abs(after - before) <= round_truncation:
         return Values(dict.fromkeys(players, 0.0), evaluations=remembered.evaluations, stopped_by="truncation")
-    size = len(players)
-    budget = 2 ** (size - 1) if effort.budget is None else effort.budget
-    most = 50 * size if effort.most is None else effort.most
     draws = seeding.numpy_generator(seed, "permutations")
-    known = Marginals(size, before, after)
-    while True:
-        orders = balanced(size, draws)
-        possible = remembered.evaluations + known.unknown(orders)
-        if known.sweeps >= _LEAST_SWEEPS and possible > budget:
-            stopped_by = "budget"
-            break
-        walk(orders, players, remembered, known, effort.truncation)
-        if known.complete:
-            stopped_by = "all"
-            break
-        if known.sweeps >= _LEAST_SWEEPS:
-            values, errors = known.estimate()
-            if np.linalg.norm(errors) <= effort.precision * np.linalg.norm(values):
-                stopped_by = "precision"
-                break
-            if (known.sweeps + 1) * size > most:
-                stopped_by = "permutations"
-                break
+    known = Marginals(len(players), before, after)
+    stopped_by = None
+    while not stopped_by:
+        orders = balanced(len(players), draws)
+        stopped_by = _beyond(orders, known, effort)
+        if not stopped_by:
+            walk(orders, players, remembered, known, effort.truncation)
+            stopped_by = _enough(known, effort)
     values, errors = known.estimate()
     return Values(
         values=dict(zip(players, values.tolist(), strict=True)),
         errors=dict(zip(players, errors.tolist(), strict=True)),
         degrees=0 if known.complete else known.sweeps - 1,
         evaluations=remembered.evaluations,
-        permutations=known.sweeps * size,
+        permutations=known.sweeps * len(players),
         stopped_by=stopped_by,
     )
+
+
+def _beyond(orders: NDArray[np.int64], known: Marginals, effort: Effort) -> str | None:
+    """Whether walking these orders might cost more than allowed."""
+    if known.sweeps < _LEAST_SWEEPS:
+        return None
+    budget = (1 << known.size) // 2 if effort.budget is None else effort.budget
+    if known.coalitions + known.unknown(orders) > budget:
+        return "budget"
+    most = 50 * known.size if effort.most is None else effort.most
+    return "permutations" if (known.sweeps + 1) * known.size > most else None
+
+
+def _enough(known: Marginals, effort: Effort) -> str | None:
+    """Whether what is known does."""
+    if known.complete:
+        return "all"
+    if known.sweeps < _LEAST_SWEEPS:
+        return None
+    values, errors = known.estimate()
+    spread = np.linalg.norm(values - values.mean())
+    return "precision" if np.linalg.norm(errors) <= effort.precision * spread else None
 
 
 def balanced(size: int, draws: np.random.Generator) -> NDArray[np.int64]:
@@ -115,7 +124,8 @@ def balanced(size: int, draws: np.random.Generator) -> NDArray[np.int64]:
     Each row alone is a uniformly random order. They are the shifts of one circle, read at places drawn at random.
     """
     circle, places = draws.permutation(size), draws.permutation(size)
-    return circle[(places[None] + np.arange(size)[:, None]) % size].astype(np.int64)
+    orders: NDArray[np.int64] = circle[(places[None] + np.arange(size)[:, None]) % size]
+    return orders
 
 
 def walk(

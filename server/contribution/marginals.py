@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,16 +25,21 @@ class Marginals:
         self.everybody = everybody
         self.sweeps = 0
         self._gain = everybody - nobody
-        self._worth = {0: nobody, 2**size - 1: everybody}
+        self._worth = {0: nobody, (1 << size) - 1: everybody}
         self._found: dict[tuple[int, int], tuple[float, int, int]] = {}  # (without i, i): marginal, its two nodes
-        self._nodes: dict[Hashable, int] = {0: 0, 2**size - 1: 1}
+        self._nodes: dict[Hashable, int] = {0: 0, (1 << size) - 1: 1}
         self._seen: list[set[int]] = []  # of each sweep, the nodes that it came by
-        self._join(2**size - 1)
+        self._join((1 << size) - 1)
 
     @property
     def complete(self) -> bool:
         """Whether every coalition is known, so that values are exact."""
-        return len(self._worth) == 2**self.size
+        return self.coalitions == 1 << self.size
+
+    @property
+    def coalitions(self) -> int:
+        """How many coalitions are known, that of nobody included."""
+        return len(self._worth)
 
     def unknown(self, orders: NDArray[np.int64]) -> int:
         """How many coalitions along these orders, uncut, are not known."""
@@ -73,18 +78,17 @@ class Marginals:
         """Values and standard errors, float64 [m] each.
 
         The value of a player is the mean over places of the mean marginal in that place. Labels being drawn at
-        random, the marginals known for a place are a random sample of all without replacement, hence it is
-        unbiased. What the values lack to the gain is shared out in proportion to their variances, as in
-        generalised least squares: who is certain, as one that never adds anything, gets nothing of it. Errors are
-        the jackknife's over sweeps, which are not too small in the mean (Efron and Stein, Annals of Statistics 1981).
+        random, the marginals known for a place are a random sample, without replacement, of all there are; hence
+        it is unbiased. What the values lack to the gain is shared equally among those whose value is uncertain, so
+        that who never adds anything gets exactly nothing. Errors are the jackknife's over sweeps, whose variance
+        is not too small in the mean (Efron and Stein, Annals of Statistics 9(3), 1981).
         """
         means = self._place_means()
         values, without_one = means[0], means[1:]
-        variances = _jackknife(without_one)
         if self.complete:
             return values, np.zeros(self.size)
-        total = variances.sum()
-        shares = variances / total if total > 0 else np.zeros(self.size)
+        uncertain = _jackknife(without_one) > 0
+        shares = uncertain / max(uncertain.sum(), 1)
         values = values + shares * (self._gain - values.sum())
         without_one = without_one + shares * (self._gain - without_one.sum(1, keepdims=True))
         return values, np.sqrt(_jackknife(without_one))
