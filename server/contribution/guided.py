@@ -25,7 +25,8 @@ class Effort:
             players then get 0 from it. In units of the utility.
         precision: stop when the standard error of all values together is at most this share of their distance
             from their mean, as it is that distance which ranks players.
-        budget: coalitions measured at most, that of nobody included; by default half of all, ``2^(m - 1)``.
+        budget: coalitions measured at most, that of nobody included; by default half of all, ``2^(m - 1)``, but
+            no more than 100 a player.
         most: orders walked at most; by default 50 a player. The first three sweeps of m orders are walked in any
             case.
 
@@ -100,7 +101,7 @@ def _beyond(orders: NDArray[np.int64], known: Marginals, effort: Effort) -> str 
     """Whether walking these orders might cost more than allowed."""
     if known.sweeps < _LEAST_SWEEPS:
         return None
-    budget = (1 << known.size) // 2 if effort.budget is None else effort.budget
+    budget = min((1 << known.size) // 2, 100 * known.size) if effort.budget is None else effort.budget
     if known.coalitions + known.unknown(orders) > budget:
         return "budget"
     most = 50 * known.size if effort.most is None else effort.most
