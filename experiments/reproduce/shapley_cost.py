@@ -118,7 +118,7 @@ def federations(options: argparse.Namespace) -> list[Federation]:
     first, *others = PARTITIONS
     sizes = [(first, size) for size in options.clients] + [(other, 10) for other in others if 10 in options.clients]
     jobs = [Federation(name, size, seed) for (name, size), seed in itertools.product(sizes, range(options.seeds))]
-    return sorted(jobs, key=lambda job: job.clients)
+    return sorted(jobs, key=lambda job: (job.clients, job.seed))
 
 
 def records(federation: Federation, options: argparse.Namespace) -> list[dict[str, Any]]:
