@@ -12,7 +12,7 @@ from experiments.reproduce.shapley_page import METHODS, TIMED, page, wanted
 
 
 def additive(coalition: frozenset[int]) -> float:
-    return 1.0 + sum(player - 1 for player in coalition)
+    return 1.0 + sum(player + 1 for player in coalition)
 
 
 def game(round: int, clients: int = 5) -> cost.Game:
@@ -30,7 +30,7 @@ def test_in_an_additive_game_every_method_is_right() -> None:
     records = list(cost.appraise(game(4), draws=2))
     assert {r["method"] for r in records} == set(METHODS) - {"one_round"}
     for r in records:
-        assert r["found"] == pytest.approx([-1, 0, 1, 2, 3], abs=1e-12)
+        assert r["found"] == pytest.approx([1, 2, 3, 4, 5], abs=1e-12)
         assert r["rank_correlation"] == pytest.approx(1)
         assert r["error"] < 1e-12
         assert r["seconds"] == pytest.approx(0.1 * r["evaluations"])
@@ -39,7 +39,7 @@ def test_in_an_additive_game_every_method_is_right() -> None:
 
 def test_one_round_is_held_against_the_sum_of_the_rounds() -> None:
     (found,) = cost.across_rounds([game(4), game(5), game(0)])
-    assert found["exact"] == pytest.approx([-2, 0, 2, 4, 6])
+    assert found["exact"] == pytest.approx([2, 4, 6, 8, 10])
     assert found["error"] == pytest.approx(0.5)
     assert (found["evaluations"], found["of"]) == (32, 64)
 
