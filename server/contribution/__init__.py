@@ -5,14 +5,16 @@ from server.contribution.coalitions import Coalitions, Update
 from server.contribution.estimators import ESTIMATORS, Estimator
 from server.contribution.exact import exact, leave_one_out
 from server.contribution.game import Remembered, Utility, Values
+from server.contribution.guided import Effort, gtg
 from server.contribution.rounds import multi_round, one_round
-from server.contribution.sampled import Stopping, gtg, truncated_monte_carlo
+from server.contribution.sampled import Stopping, published_gtg, truncated_monte_carlo
 from server.contribution.validation import Metric, Validator
 
 __all__ = [
     "ESTIMATORS",
     "Appraising",
     "Coalitions",
+    "Effort",
     "Estimator",
     "Metric",
     "Remembered",
@@ -27,6 +29,7 @@ __all__ = [
     "leave_one_out",
     "multi_round",
     "one_round",
+    "published_gtg",
     "truncated_monte_carlo",
     "updates_of",
 ]

@@ -9,7 +9,8 @@ from typing import ClassVar, Protocol
 from fedsim.registry import Registry
 from server.contribution.exact import MOST_PLAYERS, exact, leave_one_out
 from server.contribution.game import P, Utility, Values
-from server.contribution.sampled import Stopping, gtg, truncated_monte_carlo
+from server.contribution.guided import Effort, gtg
+from server.contribution.sampled import Stopping, published_gtg, truncated_monte_carlo
 
 
 class Estimator(Protocol):
@@ -117,7 +118,35 @@ class TruncatedMonteCarlo:
 @ESTIMATORS.register("gtg")
 @dataclass(frozen=True)
 class GTG:
-    """GTG-Shapley of each round: guided permutations, truncated within and between rounds.
+    """GTG-Shapley of each round: orders in which each player has each place equally often, every coalition used.
+
+    Args:
+        round_truncation: gain up to which a round's values are 0, in units of the metric.
+        truncation, precision, budget, most: as those of ``Effort``.
+    """
+
+    round_truncation: float = 0.001
+    truncation: float = 0.001
+    precision: float = 0.05
+    budget: int | None = None
+    most: int | None = None
+    whole_run: ClassVar[bool] = False
+    most_players: ClassVar[int | None] = None
+
+    def __post_init__(self) -> None:
+        self._effort()
+
+    def _effort(self) -> Effort:
+        return Effort(self.truncation, self.precision, self.budget, self.most)
+
+    def __call__(self, players: Sequence[P], utility: Utility[P], *, seed: int) -> Values[P]:
+        return gtg(players, utility, seed=seed, round_truncation=self.round_truncation, effort=self._effort())
+
+
+@ESTIMATORS.register("published_gtg")
+@dataclass(frozen=True)
+class PublishedGTG:
+    """GTG-Shapley as its authors' code has it: guided permutations, truncated within and between rounds.
 
     Args:
         round_truncation: gain up to which a round's values are 0, in units of the metric.
@@ -139,4 +168,6 @@ class GTG:
         return Stopping(self.truncation, 0, self.least, self.most, self.convergence)
 
     def __call__(self, players: Sequence[P], utility: Utility[P], *, seed: int) -> Values[P]:
-        return gtg(players, utility, seed=seed, round_truncation=self.round_truncation, stopping=self._stopping())
+        return published_gtg(
+            players, utility, seed=seed, round_truncation=self.round_truncation, stopping=self._stopping()
+        )

@@ -74,13 +74,14 @@ class Values(Generic[P]):
 
     Attributes:
         values: in units of the utility.
-        errors: standard error of each value over the permutations drawn; 0 where nothing was drawn. What
+        errors: standard error of each value over the permutations drawn; 0 where it is exact. What
             truncation leaves out is not in it.
         degrees: of freedom behind ``errors``; 0 where nothing was drawn.
         evaluations: coalitions measured for it, that of nobody included.
         permutations: how many were drawn.
-        stopped_by: ``all`` (nothing was drawn), ``convergence``, ``permutations`` (their cap), or ``truncation``
-            (the round changed too little to be looked at, and every value is 0).
+        stopped_by: ``all`` (nothing was drawn, or every coalition came to be known), ``precision`` (errors are
+            small enough), ``convergence``, ``budget`` (of evaluations), ``permutations`` (their cap), or
+            ``truncation`` (the round changed too little to be looked at, and every value is 0).
         before: what nobody was worth, the global model before the round, as measured; ``None`` if it was not.
         after: what all players together were worth, likewise.
     """

@@ -1,4 +1,4 @@
-"""Shapley values from random permutations: truncated Monte Carlo, and GTG-Shapley."""
+"""Shapley values as means over random permutations: truncated Monte Carlo, and GTG-Shapley as published."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def truncated_monte_carlo(
     return _sampled(players, Remembered(utility), sweep, seed, stopping or Stopping(truncation=0.001))
 
 
-def gtg(
+def published_gtg(
     players: Sequence[P],
     utility: Utility[P],
     *,
@@ -82,11 +82,13 @@ def gtg(
     round_truncation: float = 0.001,
     stopping: Stopping | None = None,
 ) -> Values[P]:
-    """GTG-Shapley: guided permutations, truncated within and between rounds.
+    """GTG-Shapley as its authors' code has it: guided permutations, truncated within and between rounds.
 
-    Liu et al., ACM TIST 2022, arXiv:2109.02053. Guided means that each player in turn comes first, as the first
-    places of a permutation matter most and the last ones are cut. Since every player is first equally often,
-    the mean over permutations is unbiased but for truncation, and its variance is that of a stratified sample.
+    Liu et al., ACM TIST 2022, arXiv:2109.02053; ``gtg`` gets more out of as many evaluations.
+
+    Guided means that each player in turn comes first, as the first places of a permutation matter most and the
+    last ones are cut. Since every player is first equally often, the mean over permutations is unbiased but for
+    truncation, and its variance is that of a stratified sample.
 
     Args:
         players: any hashable names, each once.

@@ -92,7 +92,7 @@ class Cut(Exception):  # noqa: N818
     """The power is gone."""
 
 
-@pytest.mark.parametrize("method", [{"name": "gtg"}, {"name": "one_round"}, {"name": "exact", "every": 2}])
+@pytest.mark.parametrize("method", [{"name": "published_gtg"}, {"name": "one_round"}, {"name": "exact", "every": 2}])
 def test_a_run_cut_off_finds_the_same_values(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: dict[str, Any]
 ) -> None:
@@ -113,7 +113,7 @@ def test_a_run_cut_off_finds_the_same_values(
     assert read(tmp_path / "cut", "clients") == read(whole, "clients")
     rounds = {record["round"] for record in read(whole, "clients") if record["value"] is not None}
     assert rounds == ({1, 3} if "every" in method else {1, 2, 3})
-    if method["name"] == "gtg":
+    if method["name"] == "published_gtg":
         assert all(record["value_error"] > 0 for record in read(whole, "clients"))
 
 

@@ -34,6 +34,23 @@ def coverage_game(players: Sequence[Hashable], seed: int) -> Utility[Hashable]:
     return utility
 
 
+def averaging_game(players: Sequence[Hashable], seed: int) -> Utility[Hashable]:
+    """FedAvg of a linear model: minus the squared distance of the mean of a coalition's updates to the optimum.
+
+    Clients agree on some of the way, differ in taste, and every third one goes astray. Nobody stays at the start.
+    """
+    draws = np.random.default_rng(seed)
+    optimum, astray = draws.normal(size=20), draws.normal(size=20)
+    updates = 0.5 * optimum + draws.normal(size=(len(players), 20)) * draws.uniform(0.2, 1.5, (len(players), 1))
+    updates[::3] += 0.7 * astray
+
+    def utility(coalition: frozenset[Hashable]) -> float:
+        rows = [updates[i] for i, player in enumerate(players) if player in coalition]
+        return -float(np.square(np.mean(rows, axis=0) - optimum if rows else optimum).sum())
+
+    return utility
+
+
 def by_definition(players: Sequence[Hashable], utility: Utility[Hashable]) -> dict[Hashable, float]:
     """The mean marginal contribution over all orders: a second way to the Shapley value."""
     total = dict.fromkeys(players, 0.0)

@@ -19,11 +19,13 @@ from server.contribution import (
     gtg,
     leave_one_out,
     multi_round,
+    published_gtg,
     truncated_monte_carlo,
 )
 
 UNCUT = Stopping(truncation=0, least=40, most=400)
-SAMPLED: list[Callable[..., Values[Hashable]]] = [truncated_monte_carlo, gtg]
+PERMUTED: list[Callable[..., Values[Hashable]]] = [truncated_monte_carlo, published_gtg]
+SAMPLED = [*PERMUTED, gtg]
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 6])
@@ -52,7 +54,7 @@ def test_players_who_can_be_exchanged_get_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    "method", ["exact", "multi_round", "one_round", "leave_one_out", "gtg", "truncated_monte_carlo"]
+    "method", ["exact", "multi_round", "one_round", "leave_one_out", "gtg", "published_gtg", "truncated_monte_carlo"]
 )
 def test_who_adds_nothing_gets_exactly_nothing(method: str) -> None:
     worth = table_game(PLAYERS, seed=2)
@@ -102,7 +104,7 @@ def test_the_glove_game() -> None:
     three = [7, (3, 1), -40]
     assert exact(three, glove).values == pytest.approx({7: 4 / 6, (3, 1): 1 / 6, -40: 1 / 6}, abs=1e-12)
     assert leave_one_out(three, glove).values == {7: 1, (3, 1): 0, -40: 0}
-    for method in SAMPLED:
+    for method in PERMUTED:
         found = method(three, glove, seed=1, stopping=Stopping(truncation=0.001, least=3_000, most=3_000))
         for player in three:
             assert found.error(player) < 0.012
@@ -124,7 +126,7 @@ def test_sampled_values_come_close_to_exact_ones(method: Callable[..., Values[Ha
     assert found.values != method(players, utility, seed=seed + 1).values
 
 
-@pytest.mark.parametrize("method", SAMPLED)
+@pytest.mark.parametrize("method", PERMUTED)
 def test_intervals_cover_the_exact_value_as_often_as_they_say(method: Callable[..., Values[Hashable]]) -> None:
     worth = table_game(PLAYERS, seed=9)
     right = exact(PLAYERS, worth.__getitem__).values
@@ -145,9 +147,9 @@ def test_guided_permutations_are_closer_at_the_same_price() -> None:
             (method(PLAYERS, worth.__getitem__, seed=seed, stopping=fixed).values[p] - right[p]) ** 2
             for seed in range(100) for p in PLAYERS
         ])
-        for method in SAMPLED
+        for method in PERMUTED
     }  # fmt: skip
-    assert squares[gtg] < 0.9 * squares[truncated_monte_carlo]
+    assert squares[published_gtg] < 0.9 * squares[truncated_monte_carlo]
 
 
 def test_gtg_of_ten_clients_ranks_them_with_half_of_the_evaluations() -> None:
@@ -170,12 +172,12 @@ def test_a_coalition_is_measured_once() -> None:
         return worth[coalition]
 
     remembered = Remembered(utility)
-    values = [estimate(PLAYERS, remembered) for estimate in (exact, gtg, truncated_monte_carlo, leave_one_out)]
+    values = [estimate(PLAYERS, remembered) for estimate in (exact, leave_one_out, *SAMPLED)]
     assert len(asked) == len(set(asked))
     assert set(asked) == set(worth)
     assert remembered.evaluations == len(asked)
     assert values[0].evaluations == 2 ** len(PLAYERS)
-    assert values[3].evaluations == len(PLAYERS) + 1
+    assert values[1].evaluations == len(PLAYERS) + 1
     asked.clear()
     found = gtg(PLAYERS, utility)
     assert len(asked) == len(set(asked)) == found.evaluations
@@ -185,7 +187,7 @@ def test_a_round_that_changes_nothing_is_not_looked_at() -> None:
     def utility(coalition: frozenset[Hashable]) -> float:
         return 1.0005 if len(coalition) == len(PLAYERS) else float(len(coalition) == 0)
 
-    for found in (gtg(PLAYERS, utility), exact(PLAYERS, utility, truncation=0.001)):
+    for found in (gtg(PLAYERS, utility), published_gtg(PLAYERS, utility), exact(PLAYERS, utility, truncation=0.001)):
         assert found.values == dict.fromkeys(PLAYERS, 0.0)
         assert (found.evaluations, found.stopped_by) == (2, "truncation")
     assert any(exact(PLAYERS, utility).values.values())
@@ -208,3 +210,5 @@ def test_what_cannot_be_valued_is_refused() -> None:
         exact([1, 2], lambda coalition: float("nan"))
     with pytest.raises(FedsimError, match="truncation = -1"):
         ESTIMATORS.create("gtg", truncation=-1.0)
+    with pytest.raises(FedsimError, match="budget = 0"):
+        ESTIMATORS.create("gtg", budget=0)
