@@ -69,7 +69,7 @@ def laid_out(network: nn.Module) -> nn.Module:
     """
     known = all(type(module).__module__.startswith(("torch.nn.", "fedsim.models.")) for module in network.modules())
     on_cpu = all(parameter.device.type == "cpu" for parameter in network.parameters())
-    return network.to(memory_format=torch.channels_last) if known and on_cpu else network  # type: ignore[call-overload,no-any-return]
+    return network.to(memory_format=torch.channels_last) if known and on_cpu else network
 
 
 def parameter_names(network: nn.Module) -> list[str]:
