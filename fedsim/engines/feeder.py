@@ -63,19 +63,18 @@ class Feeder:
                 self._send(bunch)
             self._receive()
 
-    def holds(self, turn: Turn[Answer]) -> bool:
-        """Whether the process was sent it and has not answered."""
-        return any(turn in bunch for bunch in list(self._flying))
-
     def give_up(self, turn: Turn[Answer]) -> bool:
-        """End the process that is too late with a turn; false if the turn is done again, being one of a bunch."""
+        """End the process if it is too late with this turn; false if it is not, or the turn is done again.
+
+        What is done again is one of a bunch, of which nobody knows who is too late.
+        """
         with self._lock:
-            alone = len(self._flying[0]) == 1 if self._flying else True
-            if alone:
-                turn.abandoned = True
-            elif self._flying:
-                for one in self._flying[0]:
-                    one.started = None
+            if turn.started is None or not self._flying or turn not in self._flying[0]:
+                return False
+            alone = len(self._flying[0]) == 1
+            turn.abandoned = alone
+            for one in self._flying[0]:
+                one.started = None
             self._child.end()
         return alone
 

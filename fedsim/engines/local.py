@@ -74,8 +74,9 @@ class LocalGrid(SimulatedGrid):
         return max(1, min(share, int(WORTH_A_PARCEL / max(paces))))
 
     def _give_up(self, turn: Turn[Answer]) -> bool:
-        feeder = next((feeder for feeder in self._feeders if feeder.holds(turn)), None)
-        return super()._give_up(turn) if feeder is None else feeder.give_up(turn)
+        if not self._feeders:
+            return super()._give_up(turn)
+        return any(feeder.give_up(turn) for feeder in self._feeders)
 
 
 def can_fork() -> bool:

@@ -162,3 +162,36 @@ def test_bf16_is_near_single_precision_and_not_the_same() -> None:
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
     error = (moved["exact"] - moved["rough"]).norm() / moved["exact"].norm()
     assert 1e-4 < error < 0.05  # bfloat16 has 8 bits of precision: 2^-8 = 0.004 an operation
+
+
+def quick(grid: LocalGrid) -> None:
+    """Until the processes are known to be quick enough for bunches."""
+    for _ in range(3):
+        send(grid)
+    assert grid._bunch(CLIENTS) == CLIENTS // 2
+
+
+def test_in_a_bunch_who_hangs_is_too_late_and_nobody_else(forked: LocalGrid) -> None:
+    quick(forked)
+    replies = send(forked, timeout=1, do="sleep", client=1)
+    assert [reply.metadata.src_node_id for reply in replies] == [0, 2, 3, 4, 5]
+    assert calls(send(forked)) == {0: 5, 1: 4, 2: 5, 3: 5, 4: 5, 5: 5}
+
+
+def test_in_a_bunch_who_kills_every_process_is_given_up_alone(forked: LocalGrid) -> None:
+    quick(forked)
+    replies = send(forked, do="crash", client=3)
+    assert [reply.metadata.src_node_id for reply in replies if reply.has_error()] == [3]
+    assert calls(send(forked)) == {0: 5, 1: 5, 2: 5, 3: 4, 4: 5, 5: 5}
+
+
+def test_a_bunch_whose_process_is_killed_is_done_again(forked: LocalGrid, tmp_path: Path) -> None:
+    quick(forked)
+    replies = send(forked, do="crash once", client=2, marker=str(tmp_path / "crashed"))
+    assert calls(replies) == dict.fromkeys(range(CLIENTS), 4)
+
+
+def test_slow_clients_are_not_put_into_bunches(forked: LocalGrid) -> None:
+    quick(forked)
+    send(forked, do="nap")
+    assert forked._bunch(CLIENTS) == 1
