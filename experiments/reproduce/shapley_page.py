@@ -95,8 +95,8 @@ def _methods(records: Records) -> str:
 
 def _partitions(records: Records) -> str:
     rows = [
-        "| partition | spread | gap | method | games | of 9 | evaluations | of exact's | most | relative error | rank correlation | lowest "
-        "| intervals hit |",
+        "| partition | spread | gap | method | games | of 9 | evaluations | of exact's | most | relative error "
+        "| rank correlation | lowest | intervals hit |",
         "|" + " --- |" * 13,
     ]
     for partition in dict.fromkeys(r["partition"] for r in records):
