@@ -49,7 +49,15 @@ def test_the_page_says_what_is_reached_and_what_is_not() -> None:
     assert "**not reached**" in wanted([record(513, 0.96)])
     assert not wanted([record(256, 0.96, of=512)])
     assert "**not reached**" in wanted([record(512, 0.94)])
-    timed = {"method": TIMED, "seconds": 61.0, "all_seconds": [61.0, 62.0], "threads": 2, "cores": 2, "images": 1_000}
+    timed = {
+        "method": TIMED,
+        "seconds": 61.0,
+        "all_seconds": [61.0, 62.0],
+        "threads": 2,
+        "cores": 2,
+        "load": 2.0,
+        "images": 1_000,
+    }
     assert "**not reached**, 61.0 s with 2 threads" in wanted(
         [record(512, 0.96), {"partition": "iid", "clients": 10} | timed]
     )
