@@ -143,6 +143,7 @@ def timed(threads: int, options: argparse.Namespace) -> dict[str, Any]:
         "method": TIMED,
         "threads": threads,
         "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
         "images": options.images,
         "all_seconds": seconds,
         "seconds": min(seconds),
