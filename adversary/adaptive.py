@@ -26,6 +26,9 @@ from fedsim.protocol import DeclaredDefence, Knowledge, Observation, Reconstruct
 NEIGHBOURS_DIFFER = 0.1
 """Mean absolute difference of neighbouring pixels in natural images, in [0, 1]: the scale of the prior under noise."""
 
+SMOOTH_WHERE_UNTOLD = 0.02
+"""Weight of the prior where an update tells little, in units of unknown pixels over entries that tell."""
+
 
 @ATTACKS.register("adaptive")
 def adaptive(*, attack: str = "inverting_gradients", **parameters: Any) -> Adaptive:
@@ -111,14 +114,24 @@ class Adaptive:
         Of ``|s - t|^2 / (2 sigma^2) + sum |differences of neighbours| / b``, times ``sigma^2 / |t|^2``, the first term
         is the cosine's distance (half of the relative Euclidean one) for updates of one length; the second is total
         variation, a mean over D values, with the weight ``D sigma^2 / (b |t|^2)``.
+
+        Where entries were left out there is more to choose from, and the smooth is chosen: by the share left out, and
+        by the number of unknowns that there are to an entry that tells. How much was tried on gradients pruned by 70 to
+        99 % and thinned out by 70 %, of CIFAR-10 images and a `cnn`; the best weights there were 3e-3 to 1e-2.
         """
-        weights = [one.share_of_noise / max(one.entries, 1) for one in views]
-        height, width = knowledge.input_shape[1:]
-        weight = sum(weights) / len(weights) * examples * knowledge.input_shape[0] * height * width / NEIGHBOURS_DIFFER
+        pixels = examples * math.prod(knowledge.input_shape)
+        weight = sum(_smoothness(one, pixels) for one in views) / len(views)
         if weight == 0:
             return self.blind.prior
         smooth = TotalVariation(weight if isinstance(self.blind.distance, Cosine) else 2 * weight)
         return smooth if self.blind.prior is None else Together((smooth, self.blind.prior))
+
+
+def _smoothness(seen: View, pixels: int) -> float:
+    """Weight of total variation that one update asks for, of ``pixels`` values in all."""
+    each = pixels / max(seen.entries, 1)
+    noisy = seen.share_of_noise * each / NEIGHBOURS_DIFFER
+    return noisy + SMOOTH_WHERE_UNTOLD * min(0.5, each) * seen.share_left_out
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,11 @@ class View:
         """How many entries tell."""
         return sum(int(m.sum()) for m in self.told.values())
 
+    @property
+    def share_left_out(self) -> float:
+        """Share of the entries that do not tell."""
+        return 1 - self.entries / max(1, sum(m.numel() for m in self.told.values()))
+
 
 def view(observation: Observation, network: nn.Module, defences: Sequence[DeclaredDefence]) -> View:
     """What is known of an observation once the defences are.
