@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 from torch.func import grad as gradient_of
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional
 
 from adversary import labels as rules
@@ -24,10 +23,11 @@ from adversary.inversion.prior import Prior, TotalVariation
 from adversary.inversion.problem import InversionProblem
 from adversary.inversion.simulators.gradient import BoundGradient, SingleGradient
 from adversary.inversion.solver import Attempt, Ended, Solution
+from adversary.inversion.tracing import traced
 from adversary.inversion.unfolded import unfolded
 from fedsim.protocol import Knowledge, Observation, Reconstruction
 
-WORTH_TRACING = 200
+WORTH_TRACING = 100
 """Iterations after which writing down the step's operations once, a second or two, has paid for itself."""
 
 Step = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -183,10 +183,9 @@ def _run(attack: Inversion, optimiser: Adam, lanes: Sequence[_Lane], *, compiled
     least, most = _box([lane.problem for lane in lanes])
     step = _step(attack.distance, attack.prior, [lane.problem for lane in lanes])  # type: ignore[arg-type]
     if solver.iterations >= WORTH_TRACING:
-        traced = make_fx(step)(x)
-        traced.graph.eliminate_dead_code()
-        traced.recompile()
-        step = torch.compile(traced) if compiled else traced
+        step = traced(step, x)
+        if compiled:
+            step = torch.compile(step)
     running = len(lanes)
     # A narrower batch is cheaper by the iteration, but to be traced anew; to compile it anew does not pay.
     enough = 0 if compiled else len(lanes) // 2
@@ -195,8 +194,8 @@ def _run(attack: Inversion, optimiser: Adam, lanes: Sequence[_Lane], *, compiled
             gradient, losses = step(x)
             restarted = [
                 i
-                for i, (lane, loss) in enumerate(zip(lanes, losses.tolist(), strict=True))
-                if lane.solution is None and not lane.note(x[i], loss, boxed=optimiser.boxed)
+                for i, (lane, own, loss) in enumerate(zip(lanes, x.unbind(), losses.tolist(), strict=True))
+                if lane.solution is None and not lane.note(own, loss, boxed=optimiser.boxed)
             ]
             steps = [lane.steps for lane in lanes]
             x, first, second = _adam_step(optimiser, milestones, steps, x, first, second, gradient)
@@ -226,10 +225,10 @@ def _adam_step(
     t = [max(1, step) for step in steps]
     rates = [optimiser.learning_rate * optimiser.decay ** bisect_right(milestones, step - 1) for step in t]
     first = first.lerp(gradient, 1 - 0.9)
-    second = second * 0.999 + (1 - 0.999) * gradient * gradient
+    second = (second * 0.999).addcmul_(gradient, gradient, value=1 - 0.999)
     scale = _each(x, [rate / (1 - 0.9**step) for rate, step in zip(rates, t, strict=True)])
     root = _each(x, [(1 - 0.999**step) ** 0.5 for step in t])
-    return x - scale * first / (second.sqrt() / root + 1e-8), first, second
+    return x - scale * first / (second.sqrt().div_(root).add_(1e-8)), first, second
 
 
 def _each(like: Tensor, values: Sequence[float]) -> Tensor:
@@ -239,7 +238,7 @@ def _each(like: Tensor, values: Sequence[float]) -> Tensor:
 def _step(distance: Distance, prior: Prior | None, problems: Sequence[InversionProblem]) -> Step:
     """Objectives and their gradients, all victims' at once."""
     simulations = [_bound(problem) for problem in problems]
-    network = unfolded(simulations[0].network)
+    network = unfolded(simulations[0].network, torch.zeros_like(problems[0].start(0).inputs))
     parameters = {
         name: torch.stack([s.weights.parameters[name].detach() for s in simulations])
         for name in simulations[0].weights.parameters

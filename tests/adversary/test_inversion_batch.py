@@ -7,12 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from adversary import ATTACKS
 from adversary.attack import Attack
 from adversary.inversion import Adam, Euclidean, Inversion, SingleGradient, Solver, Victim, reconstruct_many
 from adversary.inversion.batch import batchable
-from adversary.inversion.unfolded import Unfolded, unfolded
+from adversary.inversion.unfolded import Patches, Unfolded, unfolded
 from adversary.labels import LABEL_RULES
 from fedsim.errors import FedsimError
 from fedsim.protocol import Reconstruction
@@ -115,12 +116,26 @@ def test_what_cannot_be_batched_is_attacked_one_by_one_in_its_place() -> None:
         (nn.Conv2d(3, 5, 3, padding=1, padding_mode="circular"), False),
     ],
 )
-def test_a_convolution_as_a_matrix_product_is_the_same(layer: nn.Conv2d, replaced: bool) -> None:
-    other = unfolded(layer)
+@pytest.mark.parametrize("examples", [1, 2])
+def test_a_convolution_as_a_matrix_product_is_the_same(layer: nn.Conv2d, replaced: bool, examples: int) -> None:
+    images = torch.rand(examples, 3, 11, 9)
+    other = unfolded(layer, images)
     assert isinstance(other, Unfolded) is replaced
     assert not isinstance(layer, Unfolded)
-    images = torch.rand(2, 3, 11, 9)
     torch.testing.assert_close(other(images), layer(images))
+    smaller = images[..., :7, :8]
+    torch.testing.assert_close(other(smaller), layer(smaller))
+
+
+def test_patches_and_their_sums_are_pytorchs_and_each_others_derivative() -> None:
+    layer = unfolded(nn.Conv2d(2, 3, (3, 2), stride=(2, 1), padding=(1, 0)).double(), torch.rand(2, 2, 5, 6).double())
+    assert isinstance(layer, Unfolded)
+    (places,) = layer.places.values()
+    images = torch.rand(2, 2, 5, 6, dtype=torch.float64, requires_grad=True)
+    expected = functional.unfold(images, (3, 2), padding=(1, 0), stride=(2, 1))
+    assert Patches.apply(images, layer, places).equal(expected)
+    assert torch.autograd.gradcheck(lambda x: Patches.apply(x, layer, places).square(), images)
+    assert torch.autograd.gradgradcheck(lambda x: Patches.apply(x, layer, places).square(), images)
 
 
 def test_nobody_is_attacked_if_one_victim_cannot_be() -> None:
