@@ -16,6 +16,8 @@ from torch.nn import functional
 
 from adversary import labels as rules
 from adversary.attack import Attack, check
+from adversary.inversion.compiling import Compiled, compiler_problems, pays
+from adversary.inversion.compiling import compiled as compile_step
 from adversary.inversion.distance import Cosine, Distance, Euclidean
 from adversary.inversion.inversion import Inversion
 from adversary.inversion.optimiser import Adam, SignAdam
@@ -25,6 +27,7 @@ from adversary.inversion.simulators.gradient import BoundGradient, SingleGradien
 from adversary.inversion.solver import Attempt, Ended, Solution
 from adversary.inversion.tracing import traced
 from adversary.inversion.unfolded import unfolded
+from fedsim.errors import FedsimError
 from fedsim.protocol import Knowledge, Observation, Reconstruction
 
 WORTH_TRACING = 100
@@ -50,7 +53,7 @@ class Victim:
 
 
 def reconstruct_many(
-    attack: Attack, victims: Sequence[Victim], *, device: torch.device | str = "cpu", compiled: bool = False
+    attack: Attack, victims: Sequence[Victim], *, device: torch.device | str = "cpu", compiled: Compiled = "auto"
 ) -> list[Reconstruction]:
     """Attack many victims; those whose networks have the same layout at once, where the attack allows it.
 
@@ -67,28 +70,32 @@ def reconstruct_many(
         attack: the attack on all of them.
         victims: in any order; their networks may differ.
         device: where to compute.
-        compiled: whether the step of a batch is compiled, where the attack goes on for long enough to be traced.
-            On a CPU this needs a C++ compiler, and a minute or more the first time a layout is met, so
-            that it pays from some ten thousands of iterations on; PyTorch caches the result on disk.
+        compiled: whether the step of a batch is compiled, where the attack goes on for long enough to be traced;
+            by ``auto`` where that pays, see ``compiling.pays``. Needs a compiler, and a minute or more the first
+            time that a layout is met; PyTorch caches the result on disk. Results differ by rounding.
 
     Returns:
         One reconstruction a victim, in the order of the victims.
 
     Raises:
-        FedsimError: a victim does not meet the attack's needs; nobody is attacked then.
+        FedsimError: a victim does not meet the attack's needs, or a step is to be compiled and there is no compiler;
+            nobody is attacked then.
     """
     for victim in victims:
         check(attack, victim.observations, victim.knowledge)
     found: dict[int, Reconstruction] = {}
-    if isinstance(attack, Inversion) and batchable(attack):
+    if isinstance(attack, Inversion) and not hindrances(attack):
         batches: dict[Hashable, list[tuple[int, InversionProblem]]] = defaultdict(list)
         for position, victim in enumerate(victims):
             if len(victim.observations) == 1:
                 problem = attack.problem(victim.observations, victim.knowledge, seed=victim.seed, device=device)
                 batches[_layout(problem)].append((position, problem))
-        for batch in batches.values():
+        compiling = [_is_compiled(attack, [p for _, p in batch], compiled) for batch in batches.values()]
+        if any(compiling) and (problems := compiler_problems(device)):
+            raise FedsimError(" ".join(problems))
+        for batch, so in zip(batches.values(), compiling, strict=True):
             began = time.monotonic()
-            solutions = _solve(attack, [problem for _, problem in batch], compiled=compiled)
+            solutions = _solve(attack, [problem for _, problem in batch], compiled=so)
             seconds = (time.monotonic() - began) / len(batch)
             for (position, problem), solution in zip(batch, solutions, strict=True):
                 result = attack.result(problem, solution, victims[position].observations[0])
@@ -99,17 +106,44 @@ def reconstruct_many(
     return [found[position] for position in range(len(victims))]
 
 
-def batchable(attack: Inversion) -> bool:
-    """Whether the attack is made of parts that work on many victims at once."""
-    return (
-        type(attack.simulator) is SingleGradient
-        and type(attack.distance) in (Cosine, Euclidean)
-        and (attack.prior is None or type(attack.prior) is TotalVariation)
-        and type(attack.optimiser) in (Adam, SignAdam)
-        and attack.labels is not rules.optimised
-        and attack.group == 1
-        and attack.solver.seconds is None
-    )
+def _is_compiled(attack: Inversion, problems: Sequence[InversionProblem], compiled: Compiled) -> bool:
+    if compiled != "auto":
+        return compiled and attack.solver.iterations >= WORTH_TRACING
+    parameters = sum(tensor.numel() for tensor in _bound(problems[0]).weights.parameters.values())
+    return pays(parameters, len(problems) * attack.solver.iterations * attack.solver.restarts)
+
+
+def hindrances(attack: Attack) -> list[str]:
+    """Which parts of an attack work on one victim at a time only, each as a sentence with a remedy; none if none do."""
+    one_by_one = "or attack one by one: leave out at_once and compiled"
+    if not isinstance(attack, Inversion):
+        return [
+            "Attacked at once are the victims of attacks put together as an Inversion, but this is of type "
+            f"{type(attack).__name__}. Choose inverting_gradients, {one_by_one}."
+        ]
+    parts: dict[str, tuple[object, tuple[type, ...]]] = {
+        "simulator": (attack.simulator, (SingleGradient,)),
+        "distance": (attack.distance, (Cosine, Euclidean)),
+        "prior": (attack.prior, (type(None), TotalVariation)),
+        "optimiser": (attack.optimiser, (Adam, SignAdam)),
+    }
+    problems = [
+        f"Its {name}, {type(part).__name__}, works on one victim at a time. Choose an attack whose {name} is "
+        f"{' or '.join(kind.__name__ for kind in kinds if kind is not type(None))}, {one_by_one}."
+        for name, (part, kinds) in parts.items()
+        if type(part) not in kinds
+    ]
+    if attack.labels is rules.optimised:
+        problems.append(f"It searches for labels along with the images. Choose another rule for labels, {one_by_one}.")
+    if attack.group != 1:
+        problems.append(
+            f"It searches from {attack.group} starting points together. Choose another attack, {one_by_one}."
+        )
+    if attack.solver.seconds is not None:
+        problems.append(
+            f"Its budget of {attack.solver.seconds} seconds is a single victim's. Leave out seconds, {one_by_one}."
+        )
+    return problems
 
 
 def _solve(attack: Inversion, problems: Sequence[InversionProblem], *, compiled: bool) -> list[Solution]:
@@ -185,7 +219,7 @@ def _run(attack: Inversion, optimiser: Adam, lanes: Sequence[_Lane], *, compiled
     if solver.iterations >= WORTH_TRACING:
         step = traced(step, x)
         if compiled:
-            step = torch.compile(step)
+            step = compile_step(step, x)
     running = len(lanes)
     # A narrower batch is cheaper by the iteration, but to be traced anew; to compile it anew does not pay.
     enough = 0 if compiled else len(lanes) // 2

@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from adversary import ATTACKS
+from adversary import labels as rules
 from adversary.attack import Attack
-from adversary.inversion import Adam, Euclidean, Inversion, SingleGradient, Solver, Victim, reconstruct_many
-from adversary.inversion.batch import batchable
+from adversary.campaign import Campaign
+from adversary.inversion import (
+    LBFGS,
+    Adam,
+    Euclidean,
+    Inversion,
+    Magnitude,
+    PooledGradient,
+    SingleGradient,
+    Solver,
+    TensorNorms,
+    Victim,
+    reconstruct_many,
+)
+from adversary.inversion.batch import hindrances
+from adversary.inversion.compiling import pays
 from adversary.inversion.unfolded import Patches, Unfolded, unfolded
 from adversary.labels import LABEL_RULES
 from fedsim.errors import FedsimError
@@ -55,8 +71,7 @@ def test_a_batch_finds_what_each_attack_alone_finds(model: str) -> None:
     """Published parts, each victim's own normalisation among them; short, for rounding grows under signs."""
     batch = victims(3, model) + victims(2, model, mean=0.3, std=0.4)
     attack = ATTACKS.create("inverting_gradients", iterations=12)
-    assert isinstance(attack, Inversion)
-    assert batchable(attack)
+    assert hindrances(attack) == []
     assert_close(reconstruct_many(attack, batch), one_by_one(attack, batch))
 
 
@@ -65,6 +80,39 @@ def test_a_traced_search_of_hundreds_of_steps_stays_with_the_single_one() -> Non
     batch = victims(3, "lenet")
     attack = searching(Solver(iterations=210))
     assert_close(reconstruct_many(attack, batch), one_by_one(attack, batch))
+
+
+@pytest.mark.parametrize(
+    ("part", "word"),
+    [
+        ({"simulator": PooledGradient()}, "simulator, PooledGradient"),
+        ({"distance": TensorNorms()}, "distance, TensorNorms"),
+        ({"prior": Magnitude(1.0)}, "prior, Magnitude"),
+        ({"optimiser": LBFGS()}, "optimiser, LBFGS"),
+        ({"labels": LABEL_RULES["optimised"]}, "searches for labels"),
+        ({"group": 2}, "2 starting points together"),
+        ({"solver": Solver(iterations=8, seconds=1.0)}, "1.0 seconds"),
+    ],
+)
+def test_a_part_that_works_on_one_victim_at_a_time_is_named(part: dict[str, Any], word: str) -> None:
+    attack = searching(Solver(iterations=8))
+    assert hindrances(attack) == []
+    (problem,) = hindrances(replace(attack, **part))
+    assert word in problem
+
+
+def test_auto_compiles_by_what_the_configuration_says_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many iterations on a small network; and there it does not go on without a compiler, with other rounding."""
+    assert pays(16_000, 500_000)
+    assert not pays(16_000, 16_000)
+    assert not pays(1_000_000, 500_000)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    batch = victims(2, "lenet")
+    reconstruct_many(searching(Solver(iterations=8)), batch)
+    with pytest.raises(FedsimError, match=r"no-such-compiler.*set compiled = false"):
+        reconstruct_many(searching(Solver(iterations=200_000)), batch)
+    with pytest.raises(FedsimError, match="no-such-compiler"):
+        reconstruct_many(searching(Solver(iterations=200)), batch, compiled=True)
 
 
 @pytest.mark.slow
@@ -100,6 +148,7 @@ def test_what_cannot_be_batched_is_attacked_one_by_one_in_its_place() -> None:
     batch = [*victims(2, "lenet"), *victims(1, "cnn"), *victims(1, "lenet")]
     attack = searching(Solver(iterations=8))
     assert_close(reconstruct_many(attack, batch), one_by_one(attack, batch))
+    assert any("LBFGS" in sentence for sentence in hindrances(ATTACKS.create("dlg")))
     dlg = ATTACKS.create("dlg", iterations=6, restarts=1)
     for found, alone in zip(reconstruct_many(dlg, batch), one_by_one(dlg, batch), strict=True):
         assert found.images.equal(alone.images)
@@ -142,3 +191,23 @@ def test_nobody_is_attacked_if_one_victim_cannot_be() -> None:
     good, other = victims(2, "lenet")
     with pytest.raises(FedsimError, match="no observation"):
         reconstruct_many(searching(Solver(iterations=8)), [good, replace(other, observations=[])])
+
+
+def test_a_unit_that_breaks_leaves_only_who_broke_it_grey() -> None:
+    """The rule for labels cannot do with one victim; the others come out as if attacked alone, and it is said."""
+
+    def rule(evidence: rules.Evidence) -> Tensor:
+        if evidence.observation.client == 1:
+            raise RuntimeError("no labels to be had")
+        return torch.zeros(1, dtype=torch.int64)
+
+    attack = replace(searching(Solver(iterations=8)), labels=rule)
+    batch = victims(3, "lenet")
+    unit = [[replace(v.observations[0], client=number)] for number, v in enumerate(batch)]
+    campaign = Campaign(attack, "own", at_once=3)
+    found = campaign.run_unit(unit, [v.knowledge for v in batch], seed=0)
+    assert [one.iterations for one in found] == [8, 0, 8]
+    assert found[1].stopped_by.startswith("failed: no labels to be had")
+    assert all("alone, as all at once failed: no labels" in one.stopped_by for one in found)
+    one_by_one = Campaign(attack, "own").run(unit[2][0], batch[2].knowledge, seed=0)
+    assert found[2].images.equal(one_by_one.images)
