@@ -43,13 +43,9 @@ class Unfolded(nn.Conv2d):
 
     def sides(self, input: Tensor) -> tuple[int, int]:
         """Height and width of what comes out."""
-        high, wide = (
-            (size + 2 * int(padding) - kernel) // stride + 1
-            for size, padding, kernel, stride in zip(
-                input.shape[2:], self.padding, self.kernel_size, self.stride, strict=True
-            )
-        )
-        return high, wide
+        (down, across), (high, wide) = self.stride, self.kernel_size
+        rows = (input.shape[2] + 2 * int(self.padding[0]) - high) // down + 1
+        return rows, (input.shape[3] + 2 * int(self.padding[1]) - wide) // across + 1
 
 
 def unfolded(network: nn.Module, inputs: Tensor) -> nn.Module:

@@ -41,7 +41,7 @@ def test_the_page_says_whether_the_quality_came_in_a_tenth_of_the_time(
     tmp_path: Path, psnr: float, seconds: float, verdict: str
 ) -> None:
     theirs: dict[str, Any] = {"psnr": 25.0, "cpu_seconds": 100.0, "seconds": 100.0}
-    tried = [{"psnr": psnr, "cpu_seconds": seconds, "iterations": 50}]
+    tried = [{"psnr": psnr, "cpu_seconds": seconds, "seconds": seconds, "iterations": 50}]
     record = {"part": "quality", "model": "cnn", "victim": 0, "iterations": 24_000, "breaching": theirs, "tried": tried}
     write([record], tmp_path / "page.md")
     (target,) = [line for line in (tmp_path / "page.md").read_text().splitlines() if line.startswith("Target")]
