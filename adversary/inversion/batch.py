@@ -59,7 +59,7 @@ def reconstruct_many(
         victims: in any order; their networks may differ.
         device: where to compute.
         compiled: whether the step of a batch is compiled, where the attack goes on for long enough to be traced;
-            by ``auto`` where that pays, see ``compiling.pays``. Needs a compiler, and a minute or more the first
+            by ``auto`` where that pays, see ``compiling.pays``. Needs a compiler, and half a minute or more the first
             time that a layout is met; PyTorch caches the result on disk. Results differ by rounding.
 
     Returns:

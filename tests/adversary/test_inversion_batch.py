@@ -29,10 +29,12 @@ from adversary.inversion import (
 )
 from adversary.inversion.batch import hindrances
 from adversary.inversion.compiling import pays
+from adversary.inversion.lanes import WORTH_TRACING
 from adversary.inversion.unfolded import Patches, Unfolded, unfolded
 from adversary.labels import LABEL_RULES
+from fedsim import models
 from fedsim.errors import FedsimError
-from fedsim.protocol import Reconstruction
+from fedsim.protocol import Reconstruction, TrainingPlan
 from tests.adversary.overheard import clothes, overhear_gradient
 
 
@@ -80,6 +82,22 @@ def test_a_traced_search_of_hundreds_of_steps_stays_with_the_single_one() -> Non
     batch = victims(3, "lenet")
     attack = searching(Solver(iterations=210))
     assert_close(reconstruct_many(attack, batch), one_by_one(attack, batch))
+
+
+def test_batch_norm_in_train_mode_is_traced_with_its_own_statistics() -> None:
+    """Its running statistics are written to while it runs; what is found must not depend on them."""
+    batch = []
+    for number in range(2):
+        make = models.builder("convnet", (1, 28, 28), 10, seed=number, width=4)
+        overheard = overhear_gradient(*clothes([number, number + 3]), network=make())
+        plan = TrainingPlan(algorithm="fedsgd", batch_size=None, mode="train")
+        observation = replace(overheard.observation, plan=plan)
+        batch.append(Victim([observation], replace(overheard.knowledge, model=make), seed=number))
+    attack = searching(Solver(iterations=WORTH_TRACING))
+    for found, alone in zip(reconstruct_many(attack, batch), one_by_one(attack, batch), strict=True):
+        assert found.iterations == alone.iterations == WORTH_TRACING
+        # ReLU lets rounding grow later on.
+        torch.testing.assert_close(torch.tensor(found.history[:10]), torch.tensor(alone.history[:10]))
 
 
 @pytest.mark.parametrize(
