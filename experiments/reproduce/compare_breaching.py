@@ -41,6 +41,8 @@ FEWER = 5
 """Where the rate is measured, those that attack one by one run so many times fewer iterations: all cost the same."""
 WEIGHTS = (0.0, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.8)
 """Of the total variation of ours that are tried on LeNets."""
+THEIR_WEIGHTS = (0.2, 0.00001)
+"""Of breaching's: its default, and next to nothing as ours."""
 TOGETHER = 8
 """Victims attacked at once where the rate is measured."""
 
@@ -85,7 +87,7 @@ def _jobs(options: argparse.Namespace) -> Iterator[_Job]:
         rated = options.rate_iterations
         yield _Job(("rate", "lenet", rated, TOGETHER), partial(rate, python, rated, compiled=options.compiled))
     if "prior" in options.parts:
-        yield _Job(("prior", "lenet", options.iterations, TOGETHER), partial(priors, options.iterations))
+        yield _Job(("prior", "lenet", options.iterations, TOGETHER), partial(priors, python, options.iterations))
     for victim in range(options.victims):
         for model in options.models:
             same, quality = options.iterations, options.quality_iterations
@@ -139,19 +141,26 @@ def rate(python: Path, iterations: int, *, compiled: bool) -> dict[str, Any]:
     return record
 
 
-def priors(iterations: int) -> dict[str, Any]:
-    """PSNR of our attack on LeNets by the weight of its total variation, in which it differs from breaching's."""
-    seen = [_see("lenet", victim) for victim in range(TOGETHER)]
-    batch = [Victim([each[0]], each[1], seed=victim) for victim, each in enumerate(seen)]
-    psnr = {}
+def priors(python: Path, iterations: int) -> dict[str, Any]:
+    """PSNR of both attacks on LeNets by the weight of the total variation, in which their defaults differ.
+
+    Weights are in the units of each: breaching's is of normalised images.
+    """
+    victims = list(range(TOGETHER))
+    seen = [_see("lenet", victim) for victim in victims]
+    batch = [Victim([each[0]], each[1], seed=victim) for victim, each in zip(victims, seen, strict=True)]
+    theirs, ours = {}, {}
+    for weight in THEIR_WEIGHTS:
+        runs = _theirs(python, victims, seen, iterations, [f"regularization.total_variation.scale={weight}"])
+        theirs[f"{weight:g}"] = [run["psnr"] for run in runs]
     for weight in WEIGHTS:
         attack = ATTACKS.create("inverting_gradients", iterations=iterations, total_variation=weight)
         found = reconstruct_many(attack, batch, compiled=False)
-        psnr[f"{weight:g}"] = [
+        ours[f"{weight:g}"] = [
             score(one.images, one.labels, truth, labels, lpips=False).psnr
             for one, (_, _, truth, labels) in zip(found, seen, strict=True)
         ]
-    return {"psnr": psnr}
+    return {"breaching": theirs, "fedsim": ours}
 
 
 def _cpu_seconds() -> float:
@@ -175,7 +184,9 @@ def _ours(seen: Seen, victim: int, iterations: int) -> dict[str, Any]:
     return {"iterations": found.iterations, "psnr": psnr, "seconds": seconds, "cpu_seconds": cpu_seconds}
 
 
-def _theirs(python: Path, victims: Sequence[int], seen: Sequence[Seen], iterations: int) -> list[dict[str, Any]]:
+def _theirs(
+    python: Path, victims: Sequence[int], seen: Sequence[Seen], iterations: int, changes: Sequence[str] = ()
+) -> list[dict[str, Any]]:
     knowledge = seen[0][1]
     given: dict[str, Tensor] = {}
     for victim, (observation, own, _, _) in zip(victims, seen, strict=True):
@@ -190,6 +201,7 @@ def _theirs(python: Path, victims: Sequence[int], seen: Sequence[Seen], iteratio
     job = {
         "layers": _layers(knowledge.model()),
         "iterations": iterations,
+        "changes": list(changes),
         "victims": list(victims),
         "shape": knowledge.input_shape,
         "classes": knowledge.classes,

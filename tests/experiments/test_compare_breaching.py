@@ -80,9 +80,9 @@ def test_networks_take_turns_so_that_a_run_broken_off_has_some_of_each(monkeypat
 
 
 def test_the_page_has_medians_by_the_weight_of_the_prior(tmp_path: Path) -> None:
-    psnr = {"0": [10.0, 11.0, 15.0], "0.1": [17.0, 12.0, 19.0]}
-    write([{"part": "prior", "model": "lenet", "victim": 3, "iterations": 400, "psnr": psnr}], tmp_path / "page.md")
+    psnr = {"breaching": {"0.2": [10.0, 11.0, 15.0]}, "fedsim": {"0.1": [17.0, 12.0, 19.0]}}
+    write([{"part": "prior", "model": "lenet", "victim": 3, "iterations": 400, **psnr}], tmp_path / "page.md")
     text = (tmp_path / "page.md").read_text()
     assert "400 iterations, 3 victims" in text
-    assert "| 0 | 11.0 | 10.0 | 15.0 |" in text
-    assert "| 0.1 | 17.0 | 12.0 | 19.0 |" in text
+    assert "| breaching | 0.2 | 11.0 | 10.0 | 15.0 |" in text
+    assert "| fedsim | 0.1 | 17.0 | 12.0 | 19.0 |" in text
