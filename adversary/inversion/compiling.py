@@ -25,8 +25,8 @@ def pays(parameters: int, victim_iterations: int) -> bool:
     """Whether compiling the step of a batch is worth its time, by facts of the configuration alone.
 
     Neither a cache nor a compiler that is there or not counts: results, which differ by rounding, would depend on them.
-    Measured on one core with eight victims: LeNet (16,000 parameters) takes 32 CPU seconds to be compiled and then
-    saves 0.12 ms an iteration and victim, ``cnn`` (66,000) 23 and 0.15.
+    Measured on one core with eight victims: LeNet (16,000 parameters) takes 21 CPU seconds to be compiled, 32 on a
+    busy machine, and then saves 0.12 ms an iteration and victim; ``cnn`` (66,000) takes 23 and saves 0.15.
 
     Args:
         parameters: of the network.

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from adversary import ATTACKS
 from adversary.inversion import Victim, reconstruct_many
-from experiments.reproduce.breaching_page import DEFAULT_ITERATIONS, write
+from experiments.reproduce.breaching_page import DEFAULT_ITERATIONS, VICTIMS, write
 from experiments.reproduce.victims import CONSOLE, Task, data_set, observe
 from experiments.scoring import score
 from fedsim.errors import FedsimError
@@ -254,7 +254,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/results"), help="folder of the results")
     parser.add_argument("--breaching", type=Path, default=Path(".venv-breaching/bin/python"), help="its interpreter")
-    parser.add_argument("--victims", type=int, default=10, help="of each network")
+    parser.add_argument("--victims", type=int, default=VICTIMS, help="of each network")
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS, help="networks")
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS, help="what to measure")
     parser.add_argument("--iterations", type=int, default=2_000, help="where both do the same number")

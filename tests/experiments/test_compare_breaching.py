@@ -49,6 +49,8 @@ def test_the_page_says_whether_the_quality_came_in_a_tenth_of_the_time(
     write([record], tmp_path / "page.md")
     (target,) = [line for line in (tmp_path / "page.md").read_text().splitlines() if line.startswith("Target")]
     assert verdict in target
+    assert "so far" in target
+    assert "1 of 10 victims" in target
 
 
 def test_what_has_a_line_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
