@@ -81,9 +81,11 @@ reproduce-shapley-fairness: install
 compare-breaching: install .venv-breaching/installed
 	$(BIN)/python -m experiments.reproduce.compare_breaching --breaching .venv-breaching/bin/python --compiled
 
-.venv-breaching/installed:
+# The same PyTorch on both sides, or the comparison would be one of PyTorches.
+.venv-breaching/installed: | $(VENV)/installed
 	$(PYTHON) -m venv .venv-breaching
-	.venv-breaching/bin/python -m pip install --quiet breaching==0.1.2 safetensors
+	torch=$$($(BIN)/python -c 'import torch; print(torch.__version__.split("+")[0])') && \
+		.venv-breaching/bin/python -m pip install --quiet breaching==0.1.2 safetensors torch==$$torch
 	touch $@
 
 clean:

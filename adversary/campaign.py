@@ -11,6 +11,8 @@ from typing import Literal, TypeVar
 import torch
 
 from adversary.attack import Attack, Progress, check, failure
+from adversary.inversion.batch import Victim, hindrances, reconstruct_many
+from adversary.inversion.compiling import Compiled, compiler_problems
 from fedsim import seeding
 from fedsim.errors import FedsimError, invalid
 from fedsim.protocol import Grant, Knowledge, Observation, Reconstruction
@@ -33,6 +35,8 @@ class Campaign:
         grants: what the threat model grants beyond the protocol.
         observations: how many observations of a victim are used together at most: that of the round attacked
             and the last ones before it, as many as there are.
+        at_once: how many victims of a round are attacked at once at most, see ``units``.
+        compiled: whether what is attacked at once is compiled, or by ``auto`` where that pays.
     """
 
     attack: Attack
@@ -42,6 +46,13 @@ class Campaign:
     per_round: int | None = None
     grants: frozenset[Grant] = field(default_factory=frozenset)
     observations: int = 1
+    at_once: int = 1
+    compiled: Compiled = False
+
+    @property
+    def batched(self) -> bool:
+        """Whether victims are attacked by ``reconstruct_many`` rather than by the attack's own loop."""
+        return self.at_once > 1 or self.compiled is not False
 
     def victims(self, round: int, cohort: Sequence[int]) -> list[int]:
         """The clients of a round's cohort that are attacked, in ascending order."""
@@ -49,6 +60,32 @@ class Campaign:
             return []
         chosen = [client for client in sorted(cohort) if self.clients is None or client in self.clients]
         return chosen[: self.per_round]
+
+    def units(self, round: int, cohort: Sequence[int]) -> list[list[int]]:
+        """The victims of a round in the portions that are attacked at once.
+
+        Rounding depends on who else is attacked at once, so that a portion is the least for which the same arguments
+        give the same bytes.
+
+        >>> Campaign(attack=None, label="", at_once=2).units(1, [5, 3, 4])
+        [[3, 4], [5]]
+        """
+        victims = self.victims(round, cohort)
+        return [victims[i : i + self.at_once] for i in range(0, len(victims), self.at_once)]
+
+    def batching_problems(self, device: torch.device | str) -> list[str]:
+        """What keeps the attack from several victims at once, if they are to be, each as a sentence with a remedy."""
+        if not self.batched:
+            return []
+        problems = hindrances(self.attack)
+        if self.observations > 1:
+            problems.append(
+                f"Of victims attacked at once a single observation is used, but observations = {self.observations}. "
+                "Set observations = 1, or leave out at_once and compiled."
+            )
+        if not problems and self.compiled is not False:
+            problems += compiler_problems(device)
+        return problems
 
     def hears(self, round: int, client: int) -> bool:
         """Whether what a client sends in a round may be used, in that round's attack or a later one's."""
@@ -89,13 +126,58 @@ class Campaign:
         """
         seen = [*earlier, observation]
         check(self.attack, seen, knowledge)
-        own = seeding.derive(seed, "attack", self.label, observation.round, observation.client)
+        own = self._seed(seed, observation)
         started = time.monotonic()
         try:
             return self.attack.reconstruct(seen, knowledge, seed=own, device=device, progress=progress)
         except (RuntimeError, ArithmeticError) as error:
-            failed = failure(observation, knowledge, f"failed: {(str(error) or type(error).__name__).splitlines()[0]}")
+            failed = failure(observation, knowledge, f"failed: {_first_line(error)}")
             return replace(failed, seconds=time.monotonic() - started)
+
+    def run_unit(
+        self,
+        unit: Sequence[Sequence[Observation]],
+        knowledge: Sequence[Knowledge],
+        *,
+        seed: int,
+        device: torch.device | str = "cpu",
+    ) -> list[Reconstruction]:
+        """Attack the victims of a unit, at once if the campaign says so; one reconstruction each, in their order.
+
+        If that breaks, they are attacked one by one, so that only who broke it is left grey; ``stopped_by`` tells.
+
+        Args:
+            unit: of each victim its observations, in the order of rounds, that of the round attacked last.
+            knowledge: of each victim, what the threat model grants.
+            seed: of the run.
+            device: where to compute.
+
+        Raises:
+            FedsimError: the attack cannot use an observation at all.
+        """
+        broken = ""
+        if self.batched:
+            victims = [Victim(seen, own, self._seed(seed, seen[-1])) for seen, own in zip(unit, knowledge, strict=True)]
+            try:
+                return reconstruct_many(self.attack, victims, device=device, compiled=self.compiled)
+            except (RuntimeError, ArithmeticError) as error:
+                broken = _first_line(error)
+        found = [
+            self.run(seen[-1], own, earlier=seen[:-1], seed=seed, device=device)
+            for seen, own in zip(unit, knowledge, strict=True)
+        ]
+        if broken:
+            found = [
+                replace(one, stopped_by=f"{one.stopped_by} (alone, as all at once failed: {broken})") for one in found
+            ]
+        return found
+
+    def _seed(self, seed: int, observation: Observation) -> int:
+        return seeding.derive(seed, "attack", self.label, observation.round, observation.client)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def resolve_rounds(rounds: Rounds, last: int) -> tuple[int, ...] | None:

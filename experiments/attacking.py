@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import multiprocessing
 import shutil
 from collections import defaultdict, deque
@@ -13,97 +12,32 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 import torch
 
-from adversary import ATTACKS
-from adversary.campaign import Campaign, refuse, resolve_clients, resolve_rounds
-from experiments.config import AttackTable, Config, attack_table, parameters
+from adversary.campaign import Campaign, refuse
+from experiments.campaigns import Unit, campaign_of, reconstruct_elsewhere, reconstruct_unit
+from experiments.config import AttackTable, attack_table, parameters
 from experiments.experiment import Experiment
 from experiments.progress import Progress
 from experiments.report import write_report
 from experiments.report.pictures import strip
 from experiments.run_folder import RunFolder
 from fedsim.errors import FedsimError, invalid
-from fedsim.protocol import Kind, Observation, Reconstruction
+from fedsim.protocol import Observation, Reconstruction
 from fedsim.transcript import Transcript
 
 WAITING = 16
 """Observations that may wait for a free worker before training waits for the attacks: bounds the memory."""
 
 
-def campaigns(experiment: Experiment) -> list[Campaign]:
-    """The campaigns of a configuration, each checked against what the protocol will show it.
+@dataclass(frozen=True)
+class _Job:
+    """A unit under attack, and whose results of it are to be written down."""
 
-    Raises:
-        FedsimError: unknown attack or parameter, rounds or clients that are not there, or an attack whose
-            needs the protocol or the threat model does not meet.
-    """
-    found = [campaign_of(experiment.config, table) for table in experiment.config.attacks]
-    for campaign in found:
-        _check(campaign, experiment)
-    return found
-
-
-def campaign_of(config: Config, table: AttackTable) -> Campaign:
-    """The campaign that an ``[[attacks]]`` table describes.
-
-    Raises:
-        FedsimError: unknown attack or parameter, or rounds or clients that are not there.
-    """
-    clients, per_round = resolve_clients(table.clients, config.data.clients)
-    return Campaign(
-        attack=ATTACKS.create(table.name, **table.parameters),
-        label=table.label or table.name,
-        rounds=resolve_rounds(table.rounds, config.training.rounds),
-        clients=clients,
-        per_round=per_round,
-        grants=frozenset(table.grants),
-        observations=table.observations,
-    )
-
-
-def _check(campaign: Campaign, experiment: Experiment) -> None:
-    """Every client that may be attacked has to meet the attack's needs."""
-    plan = experiment.plan
-    kind: Kind = "gradient" if plan.algorithm == "fedsgd" else "model"
-    problems: list[str] = []
-    if campaign.attack.needs.network is not None:
-        problems += campaign.attack.needs.network(experiment.model(), experiment.data.input_shape)
-    sizes = experiment.shards.sizes
-    for size in np.unique(sizes if campaign.clients is None else sizes[list(campaign.clients)]).tolist():
-        examples = plan.batches_of(size) if kind == "gradient" else size
-        found = campaign.attack.needs.unmet(plan, examples, kind, campaign.grants, campaign.observations)
-        problems += [problem for problem in found if problem not in problems]
-    refuse(problems[:3], campaign.label)
-
-
-def reconstruct(
-    experiment: Experiment, table: AttackTable, observation: Observation, earlier: Sequence[Observation] = ()
-) -> Reconstruction:
-    """Attack one victim; the result depends on the arguments alone, wherever and whenever it is computed.
-
-    Args:
-        experiment: for the threat model's grants and the seed.
-        table: the attack.
-        observation: of the round attacked.
-        earlier: of the same victim, to be used together with it.
-    """
-    campaign = campaign_of(experiment.config, table)
-    knowledge = experiment.knowledge(campaign.grants, client=observation.client, round=observation.round)
-    return campaign.run(observation, knowledge, seed=experiment.config.seed, device=experiment.device, earlier=earlier)
-
-
-@functools.lru_cache(maxsize=1)
-def _experiment_of(config: str) -> Experiment:
-    return Experiment(Config.model_validate_json(config))
-
-
-def _reconstruct_elsewhere(
-    config: str, table: AttackTable, observation: Observation, earlier: Sequence[Observation]
-) -> Reconstruction:
-    """``reconstruct`` in a worker process, which makes the experiment's parts once."""
-    return reconstruct(_experiment_of(config), table, observation, earlier)
+    table: AttackTable
+    unit: Unit
+    wanted: Sequence[bool]
+    found: Future[list[Reconstruction]]
 
 
 class Victims:
@@ -134,7 +68,7 @@ class Victims:
         self._before: defaultdict[int, deque[Observation]] = defaultdict(
             lambda: deque(maxlen=max(table.observations for table in tables) - 1)
         )
-        self._jobs: deque[tuple[AttackTable, Sequence[Observation], Future[Reconstruction]]] = deque()
+        self._jobs: deque[_Job] = deque()
         self._submitted = 0
         self._waiting = folder.checkpoint / "overheard"
         self._store: Transcript | None = None
@@ -160,11 +94,14 @@ class Victims:
         done = {(r["attack"], r["round"], r["client"]) for r in self._folder.read_attacks()}
         for number in dict.fromkeys(entry.round for entry in self._store.entries):
             heard = {entry.client: entry for entry in self._store.entries if entry.round == number}
+            seen = {client: self._store.read(entry) for client, entry in heard.items()}
             for table, campaign in self._attacks:
-                for client in campaign.victims(number, list(heard)):
-                    if (campaign.label, number, client) not in done:
-                        self.attack(table, self._store.read(heard[client]), campaign.together(self._before[client]))
-            self._remember({client: self._store.read(entry) for client, entry in heard.items()})
+                for clients in campaign.units(number, list(heard)):
+                    wanted = [(campaign.label, number, client) not in done for client in clients]
+                    if any(wanted):  # all of a unit is attacked again, as what is found of one depends on all
+                        unit = [[*campaign.together(self._before[client]), seen[client]] for client in clients]
+                        self.attack(table, unit, wanted)
+            self._remember(seen)
 
     def observers(self) -> list[Callable[[Observation], None]]:
         """What the wiretap calls; nothing if nobody is attacked."""
@@ -180,8 +117,8 @@ class Victims:
         """Start on the victims of a finished round, and write down what is done."""
         heard, self._overheard = self._overheard, {}
         for table, campaign in self._attacks:
-            for client in campaign.victims(round, list(heard)):
-                self.attack(table, heard[client], campaign.together(self._before[client]))
+            for clients in campaign.units(round, list(heard)):
+                self.attack(table, [[*campaign.together(self._before[client]), heard[client]] for client in clients])
         self._remember(heard)
         self._write_finished()
 
@@ -190,31 +127,38 @@ class Victims:
         for client, observation in heard.items():
             self._before[client].append(observation)
 
-    def attack(self, table: AttackTable, observation: Observation, earlier: Sequence[Observation] = ()) -> None:
-        """Start on one victim; waits while too many are waiting already."""
-        while len(self._jobs) >= WAITING:
-            wait([self._jobs[0][2]])
-            self._write_finished()
-        self._submitted += 1
-        self._progress(self._submitted, None)
-        self._jobs.append((table, [*earlier, observation], self._submit(table, observation, earlier)))
+    def attack(self, table: AttackTable, unit: Unit, wanted: Sequence[bool] | None = None) -> None:
+        """Start on the victims of a unit; waits while too many are waiting already.
 
-    def _submit(
-        self, table: AttackTable, observation: Observation, earlier: Sequence[Observation]
-    ) -> Future[Reconstruction]:
+        Args:
+            table: the attack.
+            unit: victims of one round, as ``Campaign.units`` has them.
+            wanted: whose results are written down; by default everybody's.
+        """
+        while self._jobs and sum(len(job.unit) for job in self._jobs) + len(unit) > WAITING:
+            wait([self._jobs[0].found])
+            self._write_finished()
+        wanted = wanted or [True] * len(unit)
+        self._submitted += sum(wanted)
+        self._progress(self._submitted, None)
+        self._jobs.append(_Job(table, unit, wanted, self._submit(table, unit)))
+
+    def _submit(self, table: AttackTable, unit: Unit) -> Future[list[Reconstruction]]:
         if self._workers is not None:
             config = self._experiment.config.model_dump_json()
-            return self._workers.submit(_reconstruct_elsewhere, config, table, observation, earlier)
-        done: Future[Reconstruction] = Future()
-        done.set_result(reconstruct(self._experiment, table, observation, earlier))
+            return self._workers.submit(reconstruct_elsewhere, config, table, unit)
+        done: Future[list[Reconstruction]] = Future()
+        done.set_result(reconstruct_unit(self._experiment, table, unit))
         return done
 
     def _write_finished(self, *, wait_for_all: bool = False) -> None:
-        while self._jobs and (wait_for_all or self._jobs[0][2].done()):
-            table, together, job = self._jobs.popleft()
-            record = self._judge(table, together, job.result())
-            self._folder.append_attack(record)
-            self._progress(self._submitted, record)
+        while self._jobs and (wait_for_all or self._jobs[0].found.done()):
+            job = self._jobs.popleft()
+            for seen, wanted, found in zip(job.unit, job.wanted, job.found.result(), strict=True):
+                if wanted:
+                    record = self._judge(job.table, seen, found)
+                    self._folder.append_attack(record)
+                    self._progress(self._submitted, record)
 
     def _judge(self, table: AttackTable, together: Sequence[Observation], found: Reconstruction) -> dict[str, Any]:
         seen = together[-1]
@@ -312,8 +256,12 @@ def attack_run(
         }
     )
     campaign = campaign_of(experiment.config, table)
-    wanted = [entry for entry in transcript.entries if campaign.victims(entry.round, [entry.client])]
-    if not wanted:
+    refuse(campaign.batching_problems(experiment.device), campaign.label)
+    cohorts: dict[int, list[int]] = {}
+    for entry in transcript.entries:
+        cohorts.setdefault(entry.round, []).append(entry.client)
+    units = [(round, unit) for round, cohort in cohorts.items() for unit in campaign.units(round, cohort)]
+    if not units:
         recorded = sorted({(entry.round, entry.client) for entry in transcript.entries})
         raise FedsimError(
             f"The transcript has no observation of these clients in these rounds. It has {len(recorded)}, for "
@@ -324,8 +272,12 @@ def attack_run(
         Progress(experiment.config.training.rounds, quiet=quiet) as progress,
         Victims(experiment, [table], folder, progress.attacked) as victims,
     ):
-        for entry in wanted:
-            before = [one for one in transcript.entries if one.client == entry.client and one.round < entry.round]
-            earlier = [transcript.read(one) for one in campaign.together(before)]
-            victims.attack(table, transcript.read(entry), earlier)
+        for round, unit in units:
+            victims.attack(table, [_seen(transcript, campaign, client, round) for client in unit])
     return Attacked(folder.read_attacks()[already:], write_report(folder.path))
+
+
+def _seen(transcript: Transcript, campaign: Campaign, client: int, round: int) -> list[Observation]:
+    """What is used of a victim, in the order of rounds."""
+    *before, own = (entry for entry in transcript.entries if entry.client == client and entry.round <= round)
+    return [transcript.read(entry) for entry in [*campaign.together(before), own]]

@@ -207,6 +207,10 @@ class AttackTable(Part):
         grants: what the threat model grants beyond the protocol: ``labels``, ``batch_order``, ``defences``.
         observations: how many observations of a victim are used together at most: that of the round attacked and
             the last ones before it, as many as there are. Those of future attacks are kept on disk until the end.
+        at_once: how many victims of a round are attacked at once at most, which is faster for small networks and needs
+            their memory; only attacks whose parts all work on several. Results differ by rounding from one by one.
+        compiled: whether what is attacked at once is compiled; ``"auto"`` where the network's size and the
+            iterations say that it pays. Needs a C++ compiler. Results differ by rounding.
         lpips: whether LPIPS is computed too, where its weights are there.
     """
 
@@ -216,6 +220,8 @@ class AttackTable(Part):
     clients: int | list[int] | Literal["all"] = "all"
     grants: list[Grant] = []
     observations: int = Field(1, ge=1)
+    at_once: int = Field(1, ge=1)
+    compiled: bool | Literal["auto"] = False
     lpips: bool = True
 
 

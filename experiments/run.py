@@ -18,7 +18,8 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
 from experiments import checkpoint
-from experiments.attacking import Victims, campaigns
+from experiments.attacking import Victims
+from experiments.campaigns import campaigns
 from experiments.checkpoint import Checkpoint
 from experiments.experiment import Experiment
 from experiments.opening import opened

@@ -14,7 +14,7 @@ import pytest
 from adversary import ATTACKS
 from clients.defences import DEFENCES
 from experiments import Experiment, config
-from experiments.attacking import campaign_of
+from experiments.campaigns import campaign_of
 from fedsim.models import MODELS
 from fedsim.registry import Registry
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.attacking import campaigns
+from experiments.campaigns import campaigns
 from experiments.experiment import Experiment
 from fedsim.errors import FedsimError, invalid
 

@@ -36,7 +36,8 @@ def main(folder: Path) -> None:
 
     torch.set_num_threads(1)
     job, given = json.loads((folder / "job.json").read_text()), load_file(folder / "given.safetensors")
-    settings = breaching.get_attack_config("invertinggradients", [f"optim.max_iterations={job['iterations']}"])
+    changes = [f"optim.max_iterations={job['iterations']}", *job["changes"]]
+    settings = breaching.get_attack_config("invertinggradients", changes)
     metadata = SimpleNamespace(
         shape=tuple(job["shape"]), classes=job["classes"], mean=job["mean"], std=job["std"], modality="vision"
     )

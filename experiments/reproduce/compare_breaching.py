@@ -10,10 +10,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +26,23 @@ from torch import Tensor, nn
 
 from adversary import ATTACKS
 from adversary.inversion import Victim, reconstruct_many
-from experiments.reproduce.breaching_page import DEFAULT_ITERATIONS, write
+from experiments.reproduce.breaching_page import DEFAULT_ITERATIONS, VICTIMS, write
 from experiments.reproduce.victims import CONSOLE, Task, data_set, observe
 from experiments.scoring import score
 from fedsim.errors import FedsimError
 from fedsim.protocol import Knowledge, Observation
 
 NAME = "compare-breaching"
+PARTS = ("rate", "same", "prior", "quality")
 MODELS = ("lenet", "cnn", "convnet")
 BUDGETS = (50, 100, 200, 400, 800, 1_600, 3_200)
 """Iterations of ours that are tried in turn for a quality."""
 FEWER = 5
 """Where the rate is measured, those that attack one by one run so many times fewer iterations: all cost the same."""
+WEIGHTS = (0.0, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.8)
+"""Of the total variation of ours that are tried on LeNets."""
+THEIR_WEIGHTS = (0.2, 0.00001)
+"""Of breaching's: its default, and next to nothing as ours."""
 TOGETHER = 8
 """Victims attacked at once where the rate is measured."""
 
@@ -42,41 +50,59 @@ Seen = tuple[Observation, Knowledge, Tensor, Tensor]
 
 
 def main() -> None:
-    """Measure what is missing, then write the page."""
+    """Measure what is missing; the lines and the page are written as results come."""
     options = _options()
     torch.set_num_threads(1)
-    lines = options.out / f"{NAME}.jsonl"
+    lines, page = options.out / f"{NAME}.jsonl", options.out / f"{NAME}.md"
     records = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
-
-    def keep(found: list[dict[str, Any]]) -> None:
-        records.extend(found)
+    for job in _jobs(options):
+        if any(job.key == (r["part"], r["model"], r["iterations"], r["victim"]) for r in records):
+            continue
+        part, model, iterations, victim = job.key
+        records.append({"part": part, "model": model, "victim": victim, "iterations": iterations} | job.measure())
         with lines.open("a") as file:
-            file.writelines(json.dumps(record) + "\n" for record in found)
-        for record in found:
-            CONSOLE.print(record)
+            file.write(json.dumps(records[-1]) + "\n")
+        CONSOLE.print(records[-1])
+        write(records, page)
+    write(records, page)
 
-    def missing(part: str, model: str, iterations: int, victim: int) -> bool:
-        key = (part, model, iterations, victim)
-        return all((r["part"], r["model"], r["iterations"], r["victim"]) != key for r in records)
 
-    if "rate" in options.parts and missing("rate", "lenet", options.rate_iterations, TOGETHER):
-        keep([rate(options.breaching, options.rate_iterations, compiled=options.compiled)])
+@dataclass(frozen=True)
+class _Job:
+    """Something to be measured.
+
+    Attributes:
+        key: part, network, iterations, and the victim or how many.
+        measure: gives what is written down beside them.
+    """
+
+    key: tuple[str, str, int, int]
+    measure: Callable[[], dict[str, Any]]
+
+
+def _jobs(options: argparse.Namespace) -> Iterator[_Job]:
+    """All that is asked for, network by network for each victim, so that what is broken off has some of each."""
+    python = options.breaching
+    if "rate" in options.parts:
+        rated = options.rate_iterations
+        yield _Job(("rate", "lenet", rated, TOGETHER), partial(rate, python, rated, compiled=options.compiled))
+    if "prior" in options.parts:
+        yield _Job(("prior", "lenet", options.iterations, TOGETHER), partial(priors, python, options.iterations))
     for victim in range(options.victims):
         for model in options.models:
-            if "same" in options.parts and missing("same", model, options.iterations, victim):
-                keep([same_iterations(options.breaching, model, victim, options.iterations)])
+            same, quality = options.iterations, options.quality_iterations
+            if "same" in options.parts:
+                yield _Job(("same", model, same, victim), partial(same_iterations, python, model, victim, same))
             if "quality" in options.parts and model != "lenet":
-                iterations = options.quality_iterations
-                if missing("quality", model, iterations, victim):
-                    keep([time_to_quality(options.breaching, model, victim, iterations)])
-    write(records, options.out / f"{NAME}.md")
+                measure = partial(time_to_quality, python, model, victim, quality)
+                yield _Job(("quality", model, quality, victim), measure)
 
 
 def same_iterations(python: Path, model: str, victim: int, iterations: int) -> dict[str, Any]:
     """Both attacks with the same number of iterations on one victim."""
     seen = _see(model, victim)
     theirs = _theirs(python, [victim], [seen], iterations)[0]
-    return _record("same", model, victim, iterations) | {"breaching": theirs, "fedsim": _ours(seen, victim, iterations)}
+    return {"breaching": theirs, "fedsim": _ours(seen, victim, iterations)}
 
 
 def time_to_quality(python: Path, model: str, victim: int, iterations: int) -> dict[str, Any]:
@@ -91,7 +117,7 @@ def time_to_quality(python: Path, model: str, victim: int, iterations: int) -> d
         tried.append(_ours(seen, victim, budget))
         if tried[-1]["psnr"] >= theirs["psnr"]:
             break
-    return _record("quality", model, victim, iterations) | {"breaching": theirs, "tried": tried}
+    return {"breaching": theirs, "tried": tried}
 
 
 def rate(python: Path, iterations: int, *, compiled: bool) -> dict[str, Any]:
@@ -102,21 +128,45 @@ def rate(python: Path, iterations: int, *, compiled: bool) -> dict[str, Any]:
     alone = [_ours(each, victim, few) for victim, each in enumerate(seen)]
     attack = ATTACKS.create("inverting_gradients", iterations=iterations)
     batch = [Victim([each[0]], each[1], seed=victim) for victim, each in enumerate(seen)]
-    record = _record("rate", "lenet", TOGETHER, iterations)
+    record: dict[str, Any] = {}
     for name, runs in (("breaching", theirs), ("one by one", alone)):
         record[name] = {what: sum(run[what] for run in runs) for what in ("seconds", "cpu_seconds")}
         record[name]["iterations"] = few
     ways = [("together", False), *([("compiled, first", True), ("compiled, again", True)] if compiled else [])]
     for name, so in ways:
-        wall, cpu = time.perf_counter(), time.process_time()
+        wall, cpu = time.perf_counter(), _cpu_seconds()
         reconstruct_many(attack, batch, compiled=so)
-        record[name] = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
+        record[name] = {"seconds": time.perf_counter() - wall, "cpu_seconds": _cpu_seconds() - cpu}
         record[name]["iterations"] = iterations
     return record
 
 
-def _record(part: str, model: str, victim: int, iterations: int) -> dict[str, Any]:
-    return {"part": part, "model": model, "victim": victim, "iterations": iterations}
+def priors(python: Path, iterations: int) -> dict[str, Any]:
+    """PSNR of both attacks on LeNets by the weight of the total variation, in which their defaults differ.
+
+    Weights are in the units of each: breaching's is of normalised images.
+    """
+    victims = list(range(TOGETHER))
+    seen = [_see("lenet", victim) for victim in victims]
+    batch = [Victim([each[0]], each[1], seed=victim) for victim, each in zip(victims, seen, strict=True)]
+    theirs, ours = {}, {}
+    for weight in THEIR_WEIGHTS:
+        runs = _theirs(python, victims, seen, iterations, [f"regularization.total_variation.scale={weight}"])
+        theirs[f"{weight:g}"] = [run["psnr"] for run in runs]
+    for weight in WEIGHTS:
+        attack = ATTACKS.create("inverting_gradients", iterations=iterations, total_variation=weight)
+        found = reconstruct_many(attack, batch, compiled=False)
+        ours[f"{weight:g}"] = [
+            score(one.images, one.labels, truth, labels, lpips=False).psnr
+            for one, (_, _, truth, labels) in zip(found, seen, strict=True)
+        ]
+    return {"breaching": theirs, "fedsim": ours}
+
+
+def _cpu_seconds() -> float:
+    """Of this process and of those that it started and that have ended, such as compilers."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 def _see(model: str, victim: int) -> Seen:
@@ -134,7 +184,9 @@ def _ours(seen: Seen, victim: int, iterations: int) -> dict[str, Any]:
     return {"iterations": found.iterations, "psnr": psnr, "seconds": seconds, "cpu_seconds": cpu_seconds}
 
 
-def _theirs(python: Path, victims: Sequence[int], seen: Sequence[Seen], iterations: int) -> list[dict[str, Any]]:
+def _theirs(
+    python: Path, victims: Sequence[int], seen: Sequence[Seen], iterations: int, changes: Sequence[str] = ()
+) -> list[dict[str, Any]]:
     knowledge = seen[0][1]
     given: dict[str, Tensor] = {}
     for victim, (observation, own, _, _) in zip(victims, seen, strict=True):
@@ -149,6 +201,7 @@ def _theirs(python: Path, victims: Sequence[int], seen: Sequence[Seen], iteratio
     job = {
         "layers": _layers(knowledge.model()),
         "iterations": iterations,
+        "changes": list(changes),
         "victims": list(victims),
         "shape": knowledge.input_shape,
         "classes": knowledge.classes,
@@ -201,9 +254,9 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/results"), help="folder of the results")
     parser.add_argument("--breaching", type=Path, default=Path(".venv-breaching/bin/python"), help="its interpreter")
-    parser.add_argument("--victims", type=int, default=10, help="of each network")
+    parser.add_argument("--victims", type=int, default=VICTIMS, help="of each network")
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS, help="networks")
-    parser.add_argument("--parts", nargs="+", default=("rate", "same", "quality"), help="what to measure")
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS, help="what to measure")
     parser.add_argument("--iterations", type=int, default=2_000, help="where both do the same number")
     parser.add_argument("--quality-iterations", type=int, default=DEFAULT_ITERATIONS, help="breaching's for a quality")
     parser.add_argument("--rate-iterations", type=int, default=2_000, help="where the rate is measured")

@@ -3,19 +3,38 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from adversary import ATTACKS
+from adversary import labels as rules
 from adversary.attack import Attack
-from adversary.inversion import Adam, Euclidean, Inversion, SingleGradient, Solver, Victim, reconstruct_many
-from adversary.inversion.batch import batchable
-from adversary.inversion.unfolded import Unfolded, unfolded
+from adversary.campaign import Campaign
+from adversary.inversion import (
+    LBFGS,
+    Adam,
+    Euclidean,
+    Inversion,
+    Magnitude,
+    PooledGradient,
+    SingleGradient,
+    Solver,
+    TensorNorms,
+    Victim,
+    reconstruct_many,
+)
+from adversary.inversion.batch import hindrances
+from adversary.inversion.compiling import pays
+from adversary.inversion.lanes import WORTH_TRACING
+from adversary.inversion.unfolded import Patches, Unfolded, unfolded
 from adversary.labels import LABEL_RULES
+from fedsim import models
 from fedsim.errors import FedsimError
-from fedsim.protocol import Reconstruction
+from fedsim.protocol import Reconstruction, TrainingPlan
 from tests.adversary.overheard import clothes, overhear_gradient
 
 
@@ -54,8 +73,7 @@ def test_a_batch_finds_what_each_attack_alone_finds(model: str) -> None:
     """Published parts, each victim's own normalisation among them; short, for rounding grows under signs."""
     batch = victims(3, model) + victims(2, model, mean=0.3, std=0.4)
     attack = ATTACKS.create("inverting_gradients", iterations=12)
-    assert isinstance(attack, Inversion)
-    assert batchable(attack)
+    assert hindrances(attack) == []
     assert_close(reconstruct_many(attack, batch), one_by_one(attack, batch))
 
 
@@ -64,6 +82,55 @@ def test_a_traced_search_of_hundreds_of_steps_stays_with_the_single_one() -> Non
     batch = victims(3, "lenet")
     attack = searching(Solver(iterations=210))
     assert_close(reconstruct_many(attack, batch), one_by_one(attack, batch))
+
+
+def test_batch_norm_in_train_mode_is_traced_with_its_own_statistics() -> None:
+    """Its running statistics are written to while it runs; what is found must not depend on them."""
+    batch = []
+    for number in range(2):
+        make = models.builder("convnet", (1, 28, 28), 10, seed=number, width=4)
+        overheard = overhear_gradient(*clothes([number, number + 3]), network=make())
+        plan = TrainingPlan(algorithm="fedsgd", batch_size=None, mode="train")
+        observation = replace(overheard.observation, plan=plan)
+        batch.append(Victim([observation], replace(overheard.knowledge, model=make), seed=number))
+    attack = searching(Solver(iterations=WORTH_TRACING))
+    for found, alone in zip(reconstruct_many(attack, batch), one_by_one(attack, batch), strict=True):
+        assert found.iterations == alone.iterations == WORTH_TRACING
+        # ReLU lets rounding grow later on.
+        torch.testing.assert_close(torch.tensor(found.history[:10]), torch.tensor(alone.history[:10]))
+
+
+@pytest.mark.parametrize(
+    ("part", "word"),
+    [
+        ({"simulator": PooledGradient()}, "simulator, PooledGradient"),
+        ({"distance": TensorNorms()}, "distance, TensorNorms"),
+        ({"prior": Magnitude(1.0)}, "prior, Magnitude"),
+        ({"optimiser": LBFGS()}, "optimiser, LBFGS"),
+        ({"labels": LABEL_RULES["optimised"]}, "searches for labels"),
+        ({"group": 2}, "2 starting points together"),
+        ({"solver": Solver(iterations=8, seconds=1.0)}, "1.0 seconds"),
+    ],
+)
+def test_a_part_that_works_on_one_victim_at_a_time_is_named(part: dict[str, Any], word: str) -> None:
+    attack = searching(Solver(iterations=8))
+    assert hindrances(attack) == []
+    (problem,) = hindrances(replace(attack, **part))
+    assert word in problem
+
+
+def test_auto_compiles_by_what_the_configuration_says_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many iterations on a small network; and there it does not go on without a compiler, with other rounding."""
+    assert pays(16_000, 500_000)
+    assert not pays(16_000, 16_000)
+    assert not pays(1_000_000, 500_000)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    batch = victims(2, "lenet")
+    reconstruct_many(searching(Solver(iterations=8)), batch)
+    with pytest.raises(FedsimError, match=r"no-such-compiler.*set compiled = false"):
+        reconstruct_many(searching(Solver(iterations=200_000)), batch)
+    with pytest.raises(FedsimError, match="no-such-compiler"):
+        reconstruct_many(searching(Solver(iterations=200)), batch, compiled=True)
 
 
 @pytest.mark.slow
@@ -99,6 +166,7 @@ def test_what_cannot_be_batched_is_attacked_one_by_one_in_its_place() -> None:
     batch = [*victims(2, "lenet"), *victims(1, "cnn"), *victims(1, "lenet")]
     attack = searching(Solver(iterations=8))
     assert_close(reconstruct_many(attack, batch), one_by_one(attack, batch))
+    assert any("LBFGS" in sentence for sentence in hindrances(ATTACKS.create("dlg")))
     dlg = ATTACKS.create("dlg", iterations=6, restarts=1)
     for found, alone in zip(reconstruct_many(dlg, batch), one_by_one(dlg, batch), strict=True):
         assert found.images.equal(alone.images)
@@ -115,15 +183,49 @@ def test_what_cannot_be_batched_is_attacked_one_by_one_in_its_place() -> None:
         (nn.Conv2d(3, 5, 3, padding=1, padding_mode="circular"), False),
     ],
 )
-def test_a_convolution_as_a_matrix_product_is_the_same(layer: nn.Conv2d, replaced: bool) -> None:
-    other = unfolded(layer)
+@pytest.mark.parametrize("examples", [1, 2])
+def test_a_convolution_as_a_matrix_product_is_the_same(layer: nn.Conv2d, replaced: bool, examples: int) -> None:
+    images = torch.rand(examples, 3, 11, 9)
+    other = unfolded(layer, images)
     assert isinstance(other, Unfolded) is replaced
     assert not isinstance(layer, Unfolded)
-    images = torch.rand(2, 3, 11, 9)
     torch.testing.assert_close(other(images), layer(images))
+    smaller = images[..., :7, :8]
+    torch.testing.assert_close(other(smaller), layer(smaller))
+
+
+def test_patches_and_their_sums_are_pytorchs_and_each_others_derivative() -> None:
+    layer = unfolded(nn.Conv2d(2, 3, (3, 2), stride=(2, 1), padding=(1, 0)).double(), torch.rand(2, 2, 5, 6).double())
+    assert isinstance(layer, Unfolded)
+    (places,) = layer.places.values()
+    images = torch.rand(2, 2, 5, 6, dtype=torch.float64, requires_grad=True)
+    expected = functional.unfold(images, (3, 2), padding=(1, 0), stride=(2, 1))
+    assert Patches.apply(images, layer, places).equal(expected)
+    assert torch.autograd.gradcheck(lambda x: Patches.apply(x, layer, places).square(), images)
+    assert torch.autograd.gradgradcheck(lambda x: Patches.apply(x, layer, places).square(), images)
 
 
 def test_nobody_is_attacked_if_one_victim_cannot_be() -> None:
     good, other = victims(2, "lenet")
     with pytest.raises(FedsimError, match="no observation"):
         reconstruct_many(searching(Solver(iterations=8)), [good, replace(other, observations=[])])
+
+
+def test_a_unit_that_breaks_leaves_only_who_broke_it_grey() -> None:
+    """The rule for labels cannot do with one victim; the others come out as if attacked alone, and it is said."""
+
+    def rule(evidence: rules.Evidence) -> Tensor:
+        if evidence.observation.client == 1:
+            raise RuntimeError("no labels to be had")
+        return torch.zeros(1, dtype=torch.int64)
+
+    attack = replace(searching(Solver(iterations=8)), labels=rule)
+    batch = victims(3, "lenet")
+    unit = [[replace(v.observations[0], client=number)] for number, v in enumerate(batch)]
+    campaign = Campaign(attack, "own", at_once=3)
+    found = campaign.run_unit(unit, [v.knowledge for v in batch], seed=0)
+    assert [one.iterations for one in found] == [8, 0, 8]
+    assert found[1].stopped_by.startswith("failed: no labels to be had")
+    assert all("alone, as all at once failed: no labels" in one.stopped_by for one in found)
+    one_by_one = Campaign(attack, "own").run(unit[2][0], batch[2].knowledge, seed=0)
+    assert found[2].images.equal(one_by_one.images)

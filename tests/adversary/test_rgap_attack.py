@@ -16,7 +16,7 @@ from adversary import ATTACKS
 from adversary.campaign import Campaign
 from adversary.rgap import rank_analysis
 from adversary.rgap.attack import tolerance
-from experiments.attacking import campaigns
+from experiments.campaigns import campaigns
 from experiments.experiment import Experiment
 from fedsim import models
 from fedsim.data import DataSet

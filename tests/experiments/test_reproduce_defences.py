@@ -17,7 +17,7 @@ from adversary import ATTACKS
 from adversary.adaptive import Adaptive
 from adversary.inversion import Inversion
 from experiments import Experiment
-from experiments.attacking import campaigns
+from experiments.campaigns import campaigns
 from experiments.reproduce import defences, defences_page, dlg_defences, dlg_defences_page
 from experiments.reproduce.dlg_defences import DefendedTask, Remembering, attack_defended, defended
 from experiments.reproduce.victims import observe

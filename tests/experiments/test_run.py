@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from experiments import Experiment, checkpoint, run
-from experiments.attacking import attack_run, reconstruct
+from experiments.attacking import attack_run
+from experiments.campaigns import reconstruct
 from experiments.config import attack_table
 from experiments.run_folder import RunFolder
 from fedsim.data import DataSet, Images

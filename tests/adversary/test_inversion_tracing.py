@@ -1,0 +1,73 @@
+"""A function's operations written down: the same results with fewer of them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.func import grad
+from torch.fx import GraphModule
+
+from adversary.inversion.tracing import traced
+
+
+def calls(module: GraphModule, name: str) -> int:
+    return sum(name in str(node.target) for node in module.graph.nodes if node.op == "call_function")
+
+
+def test_what_constants_decide_is_computed_once_and_what_is_alike_once_a_run() -> None:
+    weight = torch.rand(4, 3)
+
+    def function(x: Tensor) -> Tensor:
+        scale = weight.square().sum()
+        return (x @ weight.mT).exp() * scale + (x @ weight.mT).exp()
+
+    found = traced(function, torch.rand(2, 3))
+    assert (calls(found, "aten.pow"), calls(found, "aten.mm"), calls(found, "aten.exp")) == (0, 1, 1)
+    x = torch.rand(2, 3)
+    assert found(x).equal(function(x))
+
+
+def test_reshaping_to_the_same_shape_and_back_is_left_out() -> None:
+    def function(x: Tensor) -> Tensor:
+        there = x.transpose(0, 1).transpose(-1, -2).view(3, 2).view(6).view(2, 3)
+        return there.expand(2, 3) ** 1 + 1
+
+    found = traced(function, torch.rand(2, 3))
+    assert [node.op for node in found.graph.nodes].count("call_function") == 1
+    x = torch.rand(2, 3)
+    assert found(x).equal(x + 1)
+
+
+def test_transpositions_that_do_not_cancel_stay() -> None:
+    def function(x: Tensor) -> Tensor:
+        return x.transpose(0, 1).transpose(1, 2) + 1
+
+    x = torch.rand(2, 2, 2)
+    assert traced(function, torch.rand(2, 2, 2))(x).equal(function(x))
+
+
+def test_derivatives_stay_the_same_to_the_bit() -> None:
+    def function(x: Tensor) -> Tensor:
+        return grad(lambda z: grad(lambda y: (y.square() * y.sigmoid()).sum())(z).square().sum())(x)
+
+    x = torch.rand(3, 4)
+    assert traced(function, torch.rand(3, 4))(x).equal(function(x))
+
+
+def test_functions_that_write_or_draw_are_left_as_they_are() -> None:
+    constant = torch.ones(3)
+
+    def writing(x: Tensor) -> Tensor:
+        copy, other = constant.clone(), constant.clone()
+        copy.add_(x)
+        return copy - other
+
+    x = torch.rand(3)
+    written = traced(writing, torch.rand(3))
+    assert written(x).equal(writing(x))
+    assert written(x).equal(writing(x)), "what is written the first time must not be there the second time"
+
+    def drawing(x: Tensor) -> Tensor:
+        return torch.rand_like(x) - torch.rand_like(x)
+
+    assert traced(drawing, torch.rand(3))(x).abs().max() > 0
