@@ -14,7 +14,6 @@ import flwr.app
 import numpy as np
 import numpy.typing as npt
 import torch
-from flwr.app import ArrayRecord
 from flwr.common.constant import SType
 from torch import Tensor, from_numpy
 
@@ -92,11 +91,11 @@ def layout_of(names: tuple[str, ...], shapes: tuple[tuple[int, ...], ...]) -> La
     return Layout(names, shapes)
 
 
-class Packed(ArrayRecord):
-    """Arrays of one type in one vector, so that what is done to every number is done to all at once.
+class ArrayRecord(flwr.app.ArrayRecord):
+    """Flower's ``ArrayRecord``, of arrays that lie in one vector: what is done to all numbers is done at once.
 
-    For a small network a dozen small operations cost more than what they compute. To whom it is all the same, this is
-    Flower's ``ArrayRecord``; who changes an array in it has the vector dropped.
+    For a small network a dozen small operations cost more than what they compute. Who changes an array in the record
+    has its vector dropped. (It has the name of Flower's own for the reason that ``Array`` has.)
 
     Args:
         vector: all arrays, one after the other, which nobody may change any more.
@@ -119,44 +118,44 @@ class Packed(ArrayRecord):
         self.__dict__["_vector"] = None
         super().__delitem__(key)
 
-    def copy(self) -> ArrayRecord:  # type: ignore[override]
+    def copy(self) -> flwr.app.ArrayRecord:  # type: ignore[override]
         """A record of the same arrays."""
         return record_of(self.items())
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> ArrayRecord:
+    def __deepcopy__(self, memo: dict[int, Any]) -> flwr.app.ArrayRecord:
         return self.copy()
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.__dict__["_vector"] is None:
             return record_of, (list(self.items()),)
-        return Packed, (self.__dict__["_vector"], self.__dict__["_layout"])
+        return ArrayRecord, (self.__dict__["_vector"], self.__dict__["_layout"])
 
 
-def vector_of(record: ArrayRecord) -> tuple[Values, Layout] | None:
+def vector_of(record: flwr.app.ArrayRecord) -> tuple[Values, Layout] | None:
     """The one vector that holds all arrays of a record, not to be written to, and their layout, if there is one."""
-    if isinstance(record, Packed) and record.__dict__["_vector"] is not None:
+    if isinstance(record, ArrayRecord) and record.__dict__["_vector"] is not None:
         return record.__dict__["_vector"], record.__dict__["_layout"]
     return None
 
 
-def record_of(arrays: Iterable[tuple[str, flwr.app.Array]]) -> ArrayRecord:
+def record_of(arrays: Iterable[tuple[str, flwr.app.Array]]) -> flwr.app.ArrayRecord:
     """A record of arrays as they are: from a dictionary Flower makes its own, of bytes."""
-    record = ArrayRecord()
+    record = flwr.app.ArrayRecord()
     for name, array in arrays:
         record[name] = array
     return record
 
 
-def to_record(arrays: Arrays) -> ArrayRecord:
+def to_record(arrays: Arrays) -> flwr.app.ArrayRecord:
     """Named tensors, as they are now, as a Flower ``ArrayRecord``."""
     tensors = list(arrays.values())
     if len({tensor.dtype for tensor in tensors}) == 1:
         layout = layout_of(tuple(arrays), tuple(tensor.shape for tensor in tensors))
-        return Packed(torch.cat([tensor.detach().reshape(-1) for tensor in tensors]).cpu().numpy(), layout)
+        return ArrayRecord(torch.cat([tensor.detach().reshape(-1) for tensor in tensors]).cpu().numpy(), layout)
     return record_of((name, Array(tensor.detach().cpu().numpy().copy())) for name, tensor in arrays.items())
 
 
-def from_record(record: ArrayRecord) -> dict[str, Tensor]:
+def from_record(record: flwr.app.ArrayRecord) -> dict[str, Tensor]:
     """A Flower ``ArrayRecord`` as named tensors on the CPU, each with memory of its own."""
     return {name: from_numpy(array.numpy()) for name, array in record.items()}
 
@@ -173,7 +172,7 @@ def wire_size(array: flwr.app.Array) -> int:
     return _header_size(array.dtype, array.shape) + int(values(array).nbytes)
 
 
-def record_size(record: ArrayRecord) -> int:
+def record_size(record: flwr.app.ArrayRecord) -> int:
     """Bytes of all arrays of a record in a message, without making them."""
     packed = vector_of(record)
     if packed is None:
@@ -209,9 +208,9 @@ class Decoder:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._last: tuple[ArrayRecord, dict[str, Tensor]] | None = None
+        self._last: tuple[flwr.app.ArrayRecord, dict[str, Tensor]] | None = None
 
-    def __call__(self, record: ArrayRecord) -> dict[str, Tensor]:
+    def __call__(self, record: flwr.app.ArrayRecord) -> dict[str, Tensor]:
         """The record's tensors; shared with every other caller that passes the same record."""
         with self._lock:
             if self._last is None or self._last[0] is not record:

@@ -10,7 +10,8 @@ from flwr.app import ArrayRecord, Message, MetricRecord
 from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 
-from fedsim.arrays import Array, Packed, Values, values, vector_of
+from fedsim import arrays as packing
+from fedsim.arrays import Array, Values, values, vector_of
 from server.wrapping import records
 
 
@@ -62,7 +63,7 @@ def _mean_record(arrays: Sequence[ArrayRecord], weights: Sequence[float]) -> Arr
     vectors = [found[0] for found in packed if found is not None]
     first = packed[0]
     if first is not None and len(vectors) == len(packed) and all(found and found[1] == first[1] for found in packed):
-        return Packed(_mean(vectors, weights), first[1])
+        return packing.ArrayRecord(_mean(vectors, weights), first[1])
     mean = ArrayRecord()
     for name in arrays[0]:
         mean[name] = Array(_mean([values(record[name]) for record in arrays], weights))

@@ -31,6 +31,14 @@ def test_tensors_of_one_type_are_one_vector_and_come_back_as_they_were() -> None
         assert record[name] == FlowerArray(MODEL[name].numpy())
 
 
+def test_to_flowers_transport_it_is_flowers_own() -> None:
+    """Which takes it apart into objects with ids, and puts it together by the name of its type."""
+    ours, theirs = to_record(MODEL), ArrayRecord(MODEL)  # type: ignore[arg-type]
+    assert ours.object_id == theirs.object_id
+    assert ours.deflate() == theirs.deflate()
+    assert ArrayRecord.inflate(ours.deflate(), ours.children) == theirs
+
+
 def test_a_layout_of_channels_last_makes_no_difference_to_the_record() -> None:
     model = build("cnn", (1, 28, 28), 10)
     expected = {name: tensor.numpy().tobytes() for name, tensor in from_record(to_record(model.state_dict())).items()}
