@@ -47,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/results"), help="folder of the results")
     parser.add_argument("--runs", type=Path, default=Path("runs") / NAME, help="folder of the runs")
-    parser.add_argument("--seeds", type=int, default=4, help="runs of each selector")
+    parser.add_argument("--seeds", type=int, default=6, help="runs of each selector")
     parser.add_argument("--rounds", type=int, default=200, help="of each run")
     parser.add_argument("--iterations", type=int, default=200, help="of each attack")
     parser.add_argument("--workers", type=int, default=2, help="runs at the same time")

@@ -198,6 +198,8 @@ def _over_rounds(panel: Axes, records: Sequence[Record]) -> None:
         panel.axhline(float(np.median(grey)), color="grey", linestyle=":", label="uniform grey")
     panel.axhline(RECOGNISABLE, color="grey", linewidth=0.8)
     panel.set(xscale="log", xlabel="round attacked", ylabel="dB")
+    panel.xaxis.set_major_formatter("{x:g}")
+    panel.minorticks_off()
 
 
 def _selectors(records: Sequence[Mapping[str, Any]]) -> list[str]:
