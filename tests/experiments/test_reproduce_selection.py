@@ -18,7 +18,7 @@ from experiments.reproduce import shapley_fairness_page as valued
 
 TINY = [
     "data.name=fashion_mnist_small",
-    "data.train_size=200",
+    "data.train_size=400",
     "data.test_size=60",
     "data.validation_size=20",
     "data.clients=6",
