@@ -76,6 +76,10 @@ reproduce-mavericks: install
 reproduce-shapley-fairness: install
 	$(BIN)/python -m experiments.reproduce.shapley_fairness --workers 2
 
+.PHONY: reproduce-exposure
+reproduce-exposure: install
+	$(BIN)/python -m experiments.reproduce.exposure --workers 2
+
 # breaching and its dependencies stay apart: nothing else here needs them.
 .PHONY: compare-breaching
 compare-breaching: install .venv-breaching/installed

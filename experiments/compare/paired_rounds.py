@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from experiments.compare.statistics import LEVEL, Wait
@@ -62,11 +63,21 @@ def saved(first: Mapping[int, Wait], second: Mapping[int, Wait], total: int) -> 
     share = centre / whole if whole else None
     if len(seeds) < 2:
         return Saved(1, centre, None, None, share, None, censored)
-    draws = seeding.numpy_generator(0, "compare", "bootstrap")
-    drawn = draws.integers(len(seeds), size=(RESAMPLES, len(seeds)))
-    low, high = np.quantile(differences[drawn].mean(axis=1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = resampled(differences)
     p = float(stats.wilcoxon(differences, zero_method="pratt").pvalue) if differences.any() else 1.0
-    return Saved(len(seeds), centre, float(low), float(high), share, p, censored)
+    return Saved(len(seeds), centre, low, high, share, p, censored)
+
+
+def resampled(values: NDArray[np.float64]) -> tuple[float, float]:
+    """The bootstrap interval of the mean, by percentiles of ``RESAMPLES`` resamples.
+
+    Args:
+        values: float64 [N].
+    """
+    draws = seeding.numpy_generator(0, "compare", "bootstrap")
+    means = values[draws.integers(len(values), size=(RESAMPLES, len(values)))].mean(axis=1)
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
 
 
 def _rounds(wait: Wait, total: int) -> int:

@@ -21,7 +21,7 @@ from experiments.compare.grid import Cell, Job, grid, jobs
 from experiments.compare.records import outcome
 from experiments.compare.running import check_begun, run_all
 from experiments.experiment import Experiment
-from experiments.reproduce.mavericks_page import write_page
+from experiments.reproduce.mavericks_page import MAIN, write_page
 from experiments.run_folder import RunFolder, read
 
 NAME = "mavericks"
@@ -32,7 +32,6 @@ BY_VALUE = ("shapley", "greedyfed", "s_fedavg")
 """Selectors that go by what clients contributed: exact Shapley values of the round."""
 
 APPRAISED = 'contribution={ name = "exact" }'
-MAIN = ("uniform", "fedemd", "shapley", "greedyfed")
 OTHERS = ("s_fedavg", "power_of_choice", "oort", "tifl", "fedfast", "afl", "by_examples")
 
 
@@ -87,7 +86,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs") / NAME, help="folder of the runs")
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS), metavar="PART")
     parser.add_argument("--seeds", type=int, default=13, help="of the main part")
-    parser.add_argument("--few", type=int, default=3, help="seeds of the other parts")
+    parser.add_argument("--few", type=int, default=2, help="seeds of the other parts")
     parser.add_argument("--workers", type=int, default=2, help="runs at the same time")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a change of all runs")
     parser.add_argument("--page", action="store_true", help="run nothing, write the page of what is there")

@@ -31,7 +31,7 @@ def figure(
     """
     first = next(iter(layouts))
     most = max(len(row.runs) for row in layouts[first])
-    main = [row for row in layouts[first] if len(row.runs) == most]
+    main = [row for row in layouts[first] if len(row.runs) >= most - 1]
     made = Figure(figsize=(11, 8.5), layout="constrained")
     accuracy, reached, chosen, rounds = made.subplots(2, 2).flatten()
     _accuracies(accuracy, main)

@@ -18,7 +18,7 @@ Interval = tuple[float, float, float]
 
 WINDOWS = ((1, 10), (11, 25), (26, 50), (51, 100), (101, 200))
 RESAMPLES = 10_000
-TITLES = {"accuracy": "worth = accuracy", "loss": "worth = minus the mean loss"}
+TITLES = {"accuracy": "worth = accuracy", "loss": "worth = minus loss"}
 
 HEAD = """# What Shapley values say of a Maverick
 

@@ -14,10 +14,12 @@ from experiments import Experiment
 from experiments.compare.charts import curve
 from experiments.compare.grid import Cell
 from experiments.compare.page import render
+from experiments.compare.paired_rounds import resampled, saved
 from experiments.compare.records import Comparison, Outcome, compared
 from experiments.compare.statistics import Wait, holm, log_rank, mean, paired, waiting
 from experiments.compare.story import answer
 from experiments.compare.tables import as_json, markdown, rows
+from fedsim import seeding
 
 UP = [0.1, 0.4, 0.6, 0.7, 0.8]
 
@@ -199,3 +201,34 @@ def test_the_json_says_what_the_table_says() -> None:
     assert content["summaries"][0]["final"]["value"] == pytest.approx(0.805)
     assert content["pairs"][0]["accuracy"]["p"] == pytest.approx(found.pairs[0].accuracy.p)
     assert content["summaries"][1]["runs"][1]["seed"] == 1
+
+
+def test_rounds_saved_are_paired_by_seed_and_a_run_that_never_got_there_counts_as_all_rounds() -> None:
+    first = {0: Wait(10, reached=True), 1: Wait(20, reached=True), 2: Wait(30, reached=True), 7: Wait(1, reached=True)}
+    second = {0: Wait(30, reached=True), 1: Wait(35, reached=True), 2: Wait(40, reached=False)}
+    found = saved(first, second, total=40)
+    assert (found.count, found.difference, found.censored) == (3, -15.0, (0, 1))
+    assert found.share == pytest.approx(-15 / 35)
+    assert found.low is not None
+    assert found.high is not None
+    assert -20 <= found.low < -15 < found.high <= -10
+    assert found.p == pytest.approx(stats.wilcoxon([-20, -15, -10]).pvalue) == 0.25
+    assert saved(first, second, total=40) == found
+    # whatever round a censored run was last seen in, it counts as the total
+    assert saved(first, second | {2: Wait(12, reached=False)}, total=40) == found
+
+
+def test_rounds_saved_without_pairs_or_differences_prove_nothing() -> None:
+    never = {seed: Wait(40, reached=False) for seed in range(4)}
+    same = saved(never, never, total=40)
+    assert (same.difference, same.low, same.high, same.p, same.censored) == (0.0, 0.0, 0.0, 1.0, (4, 4))
+    assert saved({0: Wait(1, reached=True)}, {1: Wait(2, reached=True)}, 9).difference is None
+    one = saved({0: Wait(1, reached=True)}, {0: Wait(2, reached=True)}, 9)
+    assert (one.difference, one.low, one.p) == (-1.0, None, None)
+
+
+def test_the_bootstrap_of_rounds_saved_covers_the_true_difference_about_as_often_as_it_says() -> None:
+    draws = seeding.numpy_generator(0, "test", "saved")
+    intervals = [resampled(draws.normal(-10, 12, size=13)) for _ in range(200)]
+    hits = sum(low <= -10 <= high for low, high in intervals)
+    assert 170 <= hits <= 199  # of 190; with 13 pairs percentiles are a little too narrow
