@@ -131,14 +131,14 @@ def carry_out(
 def run_all(tasks: Sequence[Task], folder: Path, name: str, workers: int, run: Run = attack) -> list[dict[str, Any]]:
     """Run the tasks that have no result yet; all records, in the order of the tasks.
 
-    Results are ``folder/name.jsonl``. The pictures, ``folder/pictures/name*``, stay on this machine: CIFAR-10
-    states no licence under which they could be passed on.
+    Results are ``folder/name.jsonl``. The pictures, ``folder/pictures/name*``, stay on the machine that made them:
+    CIFAR-10 states no licence under which they could be passed on. What has a result is not done again for its picture.
     """
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
     lines, pictures = folder / f"{name}.jsonl", folder / "pictures" / f"{name}.safetensors"
     records = {r["key"]: r for r in map(json.loads, lines.read_text().splitlines())} if lines.exists() else {}
     kept = load_file(pictures) if pictures.exists() else {}
-    left = [task for task in tasks if task.key() not in records or f"{task.key()}/found" not in kept]
+    left = [task for task in tasks if task.key() not in records]
     for record, truth, found in _results(left, workers, run):
         kept |= {f"{record['key']}/truth": _bytes(truth), f"{record['key']}/found": _bytes(found)}
         save_file(kept, pictures)
@@ -151,7 +151,9 @@ def run_all(tasks: Sequence[Task], folder: Path, name: str, workers: int, run: R
             f"stopped by {record['stopped_by']}"
         )
     for task_name in dict.fromkeys(task.name for task in tasks):
-        keys = [task.key() for task in tasks if task.name == task_name]
+        keys = [task.key() for task in tasks if task.name == task_name and f"{task.key()}/found" in kept]
+        if not keys:
+            continue
         truths, founds = (torch.cat([kept[f"{key}/{what}"] for key in keys]) / 255 for what in ("truth", "found"))
         (folder / "pictures" / f"{name}-{task_name}.png").write_bytes(strip(truths, founds, columns=10))
     return [records[task.key()] for task in tasks]
