@@ -91,6 +91,8 @@ class Sampling:
         levels: N of the integrator, its final 0 included.
         lowest: the integrator's last level above 0.
         last: sigma_w of the final denoising.
+        keep_lowest: whether the state with the lowest level of those visited is denoised, as the authors have it, which
+            prefers some images to others; else the last one visited, which is right in distribution.
     """
 
     step_size: float
@@ -98,6 +100,7 @@ class Sampling:
     levels: int
     lowest: float = 0.02
     last: float = 0.02
+    keep_lowest: bool = True
 
     def __post_init__(self) -> None:
         for name in ("step_size", "skip", "lowest", "last"):
@@ -172,7 +175,7 @@ def start(joint: Joint, images: Tensor, noise: Noise, *, lowest: float = 0.02, d
 
 
 def sample(joint: Joint, chains: Chains, how: Sampling, noise: Noise) -> Draw:
-    """Move the chains on and denoise the lowest state that each has visited.
+    """Move the chains on and denoise a state that each has visited, commonly the lowest.
 
     The chains go on from where they are, never from the images that come out.
 
@@ -190,7 +193,7 @@ def sample(joint: Joint, chains: Chains, how: Sampling, noise: Noise) -> Draw:
     best = chains
     for _ in range(how.skip):
         chains = advance(counted, chains, how.step_size, noise)
-        best = lower(best, chains)
+        best = lower(best, chains) if how.keep_lowest else chains
     y = heun(denoise, best.x, karras(how.levels, best.level, how.lowest))
     y = denoise(y, torch.full((len(y),), how.last).to(y))  # Tweedie: y + sigma_w^2 score(y, sigma_w)
     return Draw(y, chains, denoise.calls, classify.calls)

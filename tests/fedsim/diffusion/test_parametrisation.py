@@ -124,7 +124,9 @@ def test_the_loss_has_second_derivatives(prediction: str) -> None:
 
     def gradients(image: Tensor, draws: Tensor) -> Tensor:
         loss = objective(network, image, draws, torch.tensor([3, 12]))
-        return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(network.parameters()), create_graph=True)])
+        return torch.cat(
+            [g.flatten() for g in torch.autograd.grad(loss, list(network.parameters()), create_graph=True)]
+        )
 
     assert torch.autograd.gradcheck(gradients, (x_0, noise))
 
