@@ -32,6 +32,9 @@ LevelRule = Callable[[Tensor], Tensor]
 """The level's index int64 [N] picked from logits [N, K]."""
 
 
+PUBLISHED_CHURN = Churn()
+
+
 def likeliest(logits: Tensor) -> Tensor:
     """The most likely level, as the authors' code has it.
 
@@ -156,21 +159,31 @@ def lower(first: Chains, second: Chains) -> Chains:
     return Chains(x, torch.where(better, second.level, first.level))
 
 
-def start(joint: Joint, images: Tensor, noise: Noise, *, lowest: float = 0.02, deviation: float = 1.0) -> Chains:
+def start(
+    joint: Joint,
+    images: Tensor,
+    noise: Noise,
+    *,
+    lowest: float = 0.02,
+    deviation: float = 1.0,
+    churn: Churn | None = PUBLISHED_CHURN,
+) -> Chains:
     """Chains that start from samples of an integrator with 20 levels and churn, noised again.
 
-    The authors then warm up: some steps of ``advance``, with a large step size and with that of the run.
+    The authors then warm up: some steps of ``advance``, with a large step size and with that of the run. The widths
+    hold for images in [-1, 1]; theirs are half as large, for [0, 1].
 
     Args:
         joint: the density.
         images: standard normal numbers, [N, ...].
         noise: of the churn, and that put on.
         lowest: the integrator's last level above 0.
-        deviation: of the noise put on the samples; 0.5 in the authors' code, for images in [0, 1].
+        deviation: of the noise put on the samples.
+        churn: of the integrator.
     """
     highest = joint.levels[0]
     levels = karras(20, highest.expand(len(images)), lowest)
-    samples = heun(joint.denoise, float(highest) * images, levels, churn=Churn(), noise=noise)
+    samples = heun(joint.denoise, float(highest) * images, levels, churn=churn, noise=noise)
     return gibbs(joint, samples + deviation * noise(samples))
 
 

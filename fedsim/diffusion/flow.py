@@ -17,6 +17,8 @@ from fedsim.errors import invalid
 class Churn:
     """Noise put back before each step; Karras et al. 2022, arXiv:2206.00364, algorithm 2.
 
+    The levels are those of Kim and Ye (arXiv:2209.14593), doubled: theirs hold for images in [0, 1], these for [-1, 1].
+
     Attributes:
         growth: by which share the level is raised before a step; ``min(S_churn / N, sqrt(2) - 1)`` in the paper.
         lowest: levels below are left as they are.
@@ -25,8 +27,8 @@ class Churn:
     """
 
     growth: float = math.sqrt(2) - 1
-    lowest: float = 0.05
-    highest: float = 1.0
+    lowest: float = 0.1
+    highest: float = 2.0
     inflation: float = 1.007
 
 

@@ -103,7 +103,7 @@ class Schedule:
         table = table.to(like.dtype).to(like.device)
         try:
             found = table.index_select(0, t.to(like.device))  # it refuses negative steps, which table[t] would not
-        except (IndexError, RuntimeError) as error:
+        except IndexError as error:
             raise invalid("step", t.tolist(), f"steps run from 0 to {len(self) - 1}", "Count from 0") from error
         return found.reshape(-1, *[1] * (like.ndim - 1))
 

@@ -9,7 +9,7 @@ from scipy.stats import kstest
 from torch import Tensor
 
 from fedsim import seeding
-from fedsim.diffusion import Counted, heun, seeded_noise
+from fedsim.diffusion import Churn, Counted, heun, seeded_noise
 from fedsim.diffusion.dmcmc import (
     Chains,
     Joint,
@@ -100,6 +100,17 @@ def test_the_integrator_takes_chains_to_the_data() -> None:
     assert kstest(wrong_levels[:, 0].numpy(), data).pvalue < 1e-3
 
 
+def test_keeping_the_lowest_state_is_not_right_in_distribution() -> None:
+    """The published rule prefers images near which low levels are likely; the last state of each chain is right."""
+    data, fit = PLANE.marginal(torch.zeros(1, dtype=torch.float64)), {}
+    for keep in (True, False):
+        how = Sampling(ETA, 30, 10, 0.01, 0.01, keep_lowest=keep)
+        images = sample(joint(), exact(6000), how, noise()).images
+        fit[keep] = kstest(images[:, 0].numpy(), data).pvalue
+    assert fit[True] < 1e-3
+    assert fit[False] > 0.01
+
+
 @pytest.mark.parametrize(("skip", "levels"), [(1, 4), (5, 4), (10, 6)])
 def test_calls_are_counted(skip: int, levels: int) -> None:
     density = joint()
@@ -168,7 +179,7 @@ def test_in_high_dimension_it_beats_the_integrator_from_pure_noise() -> None:
     counted = Counted(crowd.denoise)
     integrated = heun(counted, 50 * z, karras(7, levels[:1].expand(20), 0.01))
     assert counted.calls == 11
-    chains = start(density, z, noise(), lowest=0.01, deviation=0.5)
+    chains = start(density, z, noise(), lowest=0.01, deviation=0.5, churn=Churn(lowest=0.05, highest=1.0))
     warming = noise("warm")
     for _ in range(10):
         chains = advance(density, chains, 0.05, warming)
@@ -181,7 +192,14 @@ def test_chains_start_around_the_data() -> None:
     crowd = Mixture(torch.rand(5, 300, generator=seeding.generator(0, "test", "few"), dtype=torch.float64), 0.05)
     levels = geometric(200, 0.01, 50.0)
     density = Joint(crowd.denoise, crowd.log_levels(levels), levels)
-    begun = start(density, noise()(torch.zeros(8, 300).double()), noise("churn"), lowest=0.01, deviation=0.5)
+    begun = start(
+        density,
+        noise()(torch.zeros(8, 300).double()),
+        noise("churn"),
+        lowest=0.01,
+        deviation=0.5,
+        churn=Churn(lowest=0.05, highest=1.0),
+    )
     assert float(begun.level.mean()) == pytest.approx(0.5, rel=0.1)
 
 

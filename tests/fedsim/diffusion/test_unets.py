@@ -114,7 +114,7 @@ def test_the_distance_of_gradients_has_a_gradient(prediction: str) -> None:
     with torch.no_grad():
         ahead, behind = x + 1e-5 * way, x - 1e-5 * way
     measured = (distance(ahead) - distance(behind)) / 2e-5
-    assert float((found * way).sum()) == pytest.approx(float(measured), rel=1e-6)
+    assert float((found * way).sum()) == pytest.approx(float(measured.detach()), rel=1e-6)
 
 
 def test_a_sampler_over_it_passes_gradients_to_its_noise() -> None:
