@@ -12,6 +12,7 @@ from experiments.compare.paired_rounds import Saved, saved
 from experiments.compare.statistics import Wait, Waiting, holm, waiting
 from experiments.compare.tables import NONE, chance, percent, rounds
 from experiments.reproduce.mavericks_picture import figure
+from experiments.reproduce.mavericks_targets import LEAD, targets_table, wait
 
 Record = dict[str, Any]
 
@@ -109,6 +110,9 @@ def write_page(folder: Path, name: str, records: Sequence[Record]) -> None:
         text.append(f"![Accuracy, runs at the target, Mavericks chosen and rounds saved]({name}.png)")
     for layout, found in layouts.items():
         text += [f"## {TITLES[layout]}", _lead(found), table(found)]
+        if layout == "one_exclusive":
+            main = [run for row in found if row.selector in MAIN for run in row.runs]
+            text += ["### Other targets", LEAD, targets_table(main, total)]
     missing = [f"{r['layout']}, `{r['selector']}`, seed {r['seed']}" for r in records if not r["finished"]]
     if missing:
         text += ["## Runs that did not finish", "\n".join(f"- {line}" for line in missing)]
@@ -118,14 +122,6 @@ def write_page(folder: Path, name: str, records: Sequence[Record]) -> None:
 def tau(uniform: Sequence[Record]) -> float:
     """99 % of the best accuracy of any round of these runs."""
     return SHARE_OF_BEST * float(max(max(record["accuracies"]) for record in uniform))
-
-
-def wait(record: Record, target: float) -> Wait:
-    """The first round of a run at the target."""
-    for round, accuracy in enumerate(record["accuracies"]):
-        if accuracy >= target:
-            return Wait(round, reached=True)
-    return Wait(record["last"], reached=False)
 
 
 def rows(records: Sequence[Record]) -> list[Row]:

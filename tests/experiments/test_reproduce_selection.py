@@ -14,6 +14,7 @@ from experiments.compare.tables import NONE
 from experiments.reproduce import exposure, mavericks, shapley_fairness
 from experiments.reproduce import exposure_page as leaked
 from experiments.reproduce import mavericks_page as reached
+from experiments.reproduce import mavericks_targets as targets
 from experiments.reproduce import shapley_fairness_page as valued
 
 TINY = [
@@ -51,6 +52,21 @@ def test_mavericks_run_in_pairs_and_a_second_call_runs_nothing(tmp_path: Path, m
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.jsonl")} == before
     assert lines(tmp_path / "out" / "mavericks.jsonl") == records
     assert (tmp_path / "out" / "mavericks.png").stat().st_size > 0
+
+
+def test_other_targets_are_asked_of_the_same_runs() -> None:
+    """Uniform gains a point a round; the other is there ten rounds sooner, and never gets to 95."""
+    records = [
+        {"selector": name, "seed": seed, "last": 100, "accuracies": accuracies}
+        for name, accuracies in (
+            ("uniform", [round / 100 for round in range(101)]),
+            ("fedemd", [min(0.94, round / 100 + 0.1) for round in range(101)]),
+        )
+        for seed in (0, 1)
+    ]
+    table = targets.targets_table(records, 100).splitlines()
+    assert table[2] == "| 80.0 % (80 %) | 80 | 70 (-10.0 [-10.0, -10.0], -12 %) |"
+    assert table[-1] == f"| 99.0 % (99 %) | 99 | {NONE} (+1.0 [+1.0, +1.0], +1 %) |"
 
 
 @pytest.mark.parametrize("name", mavericks.PARTS)
