@@ -59,8 +59,8 @@ def test_other_targets_are_asked_of_the_same_runs() -> None:
     records = [
         {"selector": name, "seed": seed, "last": 100, "accuracies": accuracies}
         for name, accuracies in (
-            ("uniform", [round / 100 for round in range(101)]),
-            ("fedemd", [min(0.94, round / 100 + 0.1) for round in range(101)]),
+            ("uniform", [number / 100 for number in range(101)]),
+            ("fedemd", [min(0.94, (number + 10) / 100) for number in range(101)]),
         )
         for seed in (0, 1)
     ]
