@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -237,6 +238,7 @@ def show(
 
 def main() -> None:
     """Run the command line; a user's error is one message and exit code 2."""
+    logging.getLogger("flwr").setLevel(logging.ERROR)  # it warns of evaluation on clients, which is off by choice
     try:
         app(standalone_mode=True)
     except FedsimError as error:
