@@ -87,9 +87,10 @@ class _Worker:
 
     def _plan(self, config: ConfigRecord) -> TrainingPlan:
         """The plan in a configuration, which all clients of a round are sent alike."""
-        if self._planned is None or self._planned[0] != config:
-            self._planned = ConfigRecord(dict(config)), TrainingPlan.from_config(config)
-        return self._planned[1]
+        planned = self._planned  # once: other threads may put another there
+        if planned is None or planned[0] != config:
+            self._planned = planned = ConfigRecord(dict(config)), TrainingPlan.from_config(config)
+        return planned[1]
 
     def train(self, message: Message, environment: Environment, client: int) -> Message:
         config = cast("ConfigRecord", message.content["config"])

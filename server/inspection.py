@@ -13,6 +13,9 @@ from fedsim.arrays import Values, values, vector_of
 from fedsim.protocol import TrainingPlan
 from server.wrapping import client_of, records
 
+NUMBERS = "fiu"
+"""Kinds of types that can be averaged with each other: a mean of whole numbers may come back as floats."""
+
 
 class Inspector:
     """Sorts replies into those that can be aggregated and those that cannot, with the reason.
@@ -56,7 +59,7 @@ class Inspector:
         strangers = [Message(RecordDict(), node, MessageType.QUERY) for node in nodes if node not in self._most]
         for reply in self._grid.send_and_receive(strangers, timeout=60) if strangers else []:
             record = reply.content.config_records.get("profile") if reply.has_content() else None
-            if record is not None:
+            if record is not None and "num-examples" in record:
                 self._most[reply.metadata.src_node_id] = int(cast("int", record["num-examples"]))
 
     def _lie(self, reply: Message) -> str | None:
@@ -82,21 +85,30 @@ def _fault(reply: Message, arrays: ArrayRecord) -> str | None:
     if len(sent) != 1:
         return f"sent {len(sent)} array records instead of 1"
     whole, asked = vector_of(sent[0]), vector_of(arrays)
-    alike = whole is not None and asked is not None and whole[1] == asked[1]
+    alike = (
+        whole is not None and asked is not None and whole[1] == asked[1] and whole[0].dtype.kind == asked[0].dtype.kind
+    )
     if not alike and set(sent[0]) != set(arrays):
         return f"sent other arrays than it got: {sorted(set(sent[0]) ^ set(arrays))}"
-    examples = metric(reply, "num-examples")
-    if examples is not None and not 0 < examples < float("inf"):
-        return f"claims {examples:g} examples"
-    if alike and whole is not None and _finite(whole[0]):
-        return None
+    if (fault := _claim_fault(reply)) or (alike and whole is not None and _finite(whole[0])):
+        return fault
     return next((fault for name, array in sent[0].items() if (fault := _array_fault(name, array, arrays))), None)
+
+
+def _claim_fault(reply: Message) -> str | None:
+    for key in ("num-examples", "train-loss"):
+        if any(isinstance(record.get(key), list) for record in records(reply, MetricRecord)):
+            return f"sent a list of numbers as {key}"
+    examples = metric(reply, "num-examples")
+    return None if examples is None or 0 < examples < float("inf") else f"claims {examples:g} examples"
 
 
 def _array_fault(name: str, array: Array, arrays: ArrayRecord) -> str | None:
     if tuple(array.shape) != tuple(arrays[name].shape):
         return f"{name} has shape {list(array.shape)} instead of {list(arrays[name].shape)}"
-    found = values(array)
+    found, kind = values(array), np.dtype(arrays[name].dtype).kind
+    if found.dtype.kind != kind and not (found.dtype.kind in NUMBERS and kind in NUMBERS):
+        return f"{name} has type {found.dtype} instead of {arrays[name].dtype}"
     if not _finite(found):
         return f"{name} holds NaN or infinite values"
     return None
@@ -104,4 +116,4 @@ def _array_fault(name: str, array: Array, arrays: ArrayRecord) -> str | None:
 
 def _finite(found: Values) -> bool:
     """Whether no number is NaN or infinite. One would show in the sum, which is quicker to have."""
-    return found.dtype.kind != "f" or bool(np.isfinite(found.sum())) or bool(np.isfinite(found).all())
+    return found.dtype.kind not in "fc" or bool(np.isfinite(found.sum())) or bool(np.isfinite(found).all())

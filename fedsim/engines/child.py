@@ -7,6 +7,7 @@ import itertools
 import multiprocessing
 import os
 import pickle
+import queue
 import signal
 import socket
 import threading
@@ -108,12 +109,11 @@ def _serve(pipe: Connection, app: ClientApp, clients: int, parent: int) -> None:
     torch.set_num_threads(1)
     gc.freeze()  # what the parent made is not looked through, and so not copied, either
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    inbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(pipe, inbox), daemon=True).start()
     known: dict[int, ArrayRecord] = {}
     while True:
-        try:
-            news, parcels = pickle.loads(pipe.recv_bytes())  # noqa: S301  (from our own parent)
-        except EOFError:
-            os._exit(0)
+        news, parcels = pickle.loads(inbox.get())  # noqa: S301  (from our own parent)
         known |= news
         known = {serial: known[serial] for _, _, serials, _ in parcels for serial in serials.values()}
         answers = []
@@ -121,6 +121,15 @@ def _serve(pipe: Connection, app: ClientApp, clients: int, parent: int) -> None:
             message = complete(light, keys, {key: known[serial] for key, serial in serials.items()})
             answers.append(deliver(app, message, clients, state))
         pipe.send_bytes(pickle.dumps(answers, PROTOCOL))
+
+
+def _read(pipe: Connection, inbox: queue.SimpleQueue[bytes]) -> None:
+    """Take what comes at once, whoever computes: the parent, busy with a long message, would not read the answers."""
+    while True:
+        try:
+            inbox.put(pipe.recv_bytes())
+        except (EOFError, OSError):
+            os._exit(0)
 
 
 def _watch(parent: int) -> None:

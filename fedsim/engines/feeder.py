@@ -50,12 +50,21 @@ class Feeder:
         return self._child.pid
 
     def serve(self, turns: Turns[Answer]) -> None:
-        """Feed the process until there are no more turns."""
+        """Feed the process until there are no more turns; where that cannot go on, who waits is told."""
+        try:
+            self._serve(turns)
+        except BaseException as error:  # noqa: BLE001  (it is raised where the answers are received)
+            self._end_all(error)
+            while (bunch := turns.take()) is not None:
+                self._flying.append(bunch)
+                self._end_all(error)
+
+    def _serve(self, turns: Turns[Answer]) -> None:
         while True:
             while len(self._flying) < AHEAD:
                 bunch = turns.take(block=not self._flying)
                 if bunch is None:
-                    self._cancel()
+                    self._end_all(CancelledError())
                     return
                 if not bunch:
                     break
@@ -69,14 +78,14 @@ class Feeder:
         What is done again is one of a bunch, of which nobody knows who is too late.
         """
         with self._lock:
-            if turn.started is None or not self._flying or turn not in self._flying[0]:
+            first = self._flying[0] if self._flying else []
+            if turn.started is None or turn not in first:
                 return False
-            alone = len(self._flying[0]) == 1
-            turn.abandoned = alone
-            for one in self._flying[0]:
+            turn.abandoned = len(first) == 1
+            for one in first:
                 one.started = None
             self._child.end()
-        return alone
+        return turn.abandoned
 
     def close(self) -> None:
         """End the process, whatever it does."""
@@ -103,9 +112,10 @@ class Feeder:
         except (EOFError, OSError):
             self._recover()
             return
-        bunch = self._flying.popleft()
-        if self._flying:
-            self._begin()
+        with self._lock:  # from here on give_up cannot hit what the process does next
+            bunch = self._flying.popleft()
+            if self._flying:
+                self._begin()
         if started is not None:
             self.pace = (time.monotonic() - started) / len(bunch)
         for turn, answer in zip(bunch, answers, strict=True):
@@ -116,9 +126,11 @@ class Feeder:
         """Go on with a new process: the bunch that was lost one by one, and what was to come after it."""
         with self._lock:
             if self._closed:
-                self._cancel()
+                self._end_all(CancelledError())
                 return
             lost, *others = self._flying
+            for turn in lost:
+                turn.started = None
             if len(lost) == 1:
                 self._attempts[lost[0]] = self._attempts.get(lost[0], 0) + 1
                 again = [] if self._done_with(lost[0]) else [lost]
@@ -139,9 +151,10 @@ class Feeder:
         turn.answer.set_result(failure(turn.message, reason))
         return True
 
-    def _cancel(self) -> None:
-        """Nobody gets an answer any more."""
+    def _end_all(self, error: BaseException) -> None:
+        """Nobody gets an answer any more; why is raised where it is awaited."""
         for bunch in self._flying:
             for turn in bunch:
-                turn.answer.set_exception(CancelledError())
+                if not turn.answer.done():
+                    turn.answer.set_exception(error)
         self._flying.clear()

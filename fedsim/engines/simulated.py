@@ -25,6 +25,9 @@ RUN_ID = 1
 ATTEMPTS = 3
 """How often a message is delivered when each time the worker process is lost with it: its client may be the cause."""
 
+LEAST_PATIENCE = 0.01
+"""Seconds between looks at who is late, while somebody is whose time is about to begin anew."""
+
 AppFactory = Callable[[], ClientApp]
 """Makes the client side, in whatever process its clients are to run."""
 
@@ -127,7 +130,8 @@ class SimulatedGrid(Grid):
                         continue
                     del self._turns[late.message.metadata.message_id]
                     waiting = [turn for turn in waiting if turn is not late]
-            patience = None if timeout is None else timeout - max((turn.age(now) for turn in waiting), default=0.0)
+            oldest = max((turn.age(now) for turn in waiting), default=0.0)
+            patience = None if timeout is None else max(LEAST_PATIENCE, timeout - oldest)
             _, missing = wait([turn.answer for turn in waiting], timeout=patience)
             waiting = [turn for turn in waiting if turn.answer in missing]
 

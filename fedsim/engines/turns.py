@@ -23,7 +23,7 @@ class Turn(Generic[T]):
         message: what the client is sent.
         state: what the client left behind before.
         answer: to come.
-        started: when a worker began with it, in monotonic seconds; ``None`` as long as it is queued.
+        started: when a worker began with its bunch, in monotonic seconds; ``None`` as long as it is queued.
         abandoned: whether nobody waits for the answer any more.
     """
 
@@ -32,12 +32,6 @@ class Turn(Generic[T]):
     answer: Future[T] = field(default_factory=Future)
     started: float | None = None
     abandoned: bool = False
-
-    def begin(self) -> bool:
-        """Whether the answer is still wanted; from here on it cannot be cancelled."""
-        if self.answer.running():
-            return not self.abandoned
-        return self.answer.set_running_or_notify_cancel()
 
     def age(self, now: float) -> float:
         """Seconds since it was taken; 0 for one that is queued."""
@@ -87,12 +81,15 @@ class Turns(Generic[T]):
                 return []
             finally:
                 self._idle.discard(me)
+            if me in self._lost:  # replaced meanwhile: it is for who replaces this thread
+                self._queue.put(bunch)
+                return None
             if bunch is None:
                 return None
             if self._closed:
                 for turn in bunch:
                     turn.answer.cancel()
-            elif wanted := [turn for turn in bunch if turn.begin()]:
+            elif wanted := [turn for turn in bunch if turn.answer.set_running_or_notify_cancel()]:
                 return wanted
         return None
 

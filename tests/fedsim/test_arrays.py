@@ -129,3 +129,25 @@ def reply(client: int, arrays: ArrayRecord) -> Message:
     metrics = MetricRecord({"num-examples": client + 1, "train-loss": 0.5})
     content = {"arrays": arrays, "metrics": metrics, "client": ConfigRecord({"partition-id": client})}
     return Message(RecordDict(content), reply_to=asked)
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"fc.bias": torch.arange(4.0) + 1j}, "fc.bias has type complex64 instead of float32"),
+        ({name: tensor.to(torch.complex64) for name, tensor in MODEL.items()}, "has type complex64 instead of float32"),
+    ],
+    ids=["one", "all"],
+)
+def test_numbers_of_another_kind_are_refused(changed: dict[str, torch.Tensor], reason: str) -> None:
+    assert reason in sort(MODEL | changed)[1][0]
+
+
+@pytest.mark.parametrize("key", ["num-examples", "train-loss"])
+def test_a_list_where_a_number_belongs_is_refused(key: str) -> None:
+    answer = reply(0, to_record(MODEL))
+    answer.content["metrics"][key] = [1, 2]  # type: ignore[index]
+    asked = Message(RecordDict(), 0, "train")
+    good, refused = Inspector(grid=None).sort([asked], [answer], to_record(MODEL))  # type: ignore[arg-type]
+    assert not good
+    assert refused == {0: f"sent a list of numbers as {key}"}

@@ -5,6 +5,7 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
@@ -44,6 +45,8 @@ def behave(order: ConfigRecord, context: Context) -> None:
             raise FedsimError("batch_size = 9: too large. Use less.")
         case "sleep":
             time.sleep(60)
+        case "keep much":
+            context.state["kept"] = ArrayRecord([np.zeros(1_000_000, dtype=np.float32)])
         case "nap":
             time.sleep(0.2)
         case "crash":

@@ -195,3 +195,25 @@ def test_slow_clients_are_not_put_into_bunches(forked: LocalGrid) -> None:
     quick(forked)
     send(forked, do="nap")
     assert forked._bunch(CLIENTS) == 1
+
+
+def test_messages_larger_than_the_pipe_do_not_lock_up() -> None:
+    """The next bunch is sent while the process would send an answer: each would wait for the other to read."""
+    grid = LocalGrid(odd_clients.make_app, CLIENTS, workers=1, processes=True)
+    for times in (1, 2, 3):
+        replies = send(grid, timeout=60, do="keep much")
+        assert calls(replies) == dict.fromkeys(range(CLIENTS), times)
+    grid.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_where_no_process_can_be_had_the_round_ends_with_the_reason(
+    forked: LocalGrid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_more(*_: object) -> None:
+        raise BlockingIOError("no more processes")
+
+    monkeypatch.setattr("fedsim.engines.feeder.Child", no_more)
+    for client in (2, 3, 4):  # one of the two processes after the other, and then there is none
+        with pytest.raises(BlockingIOError, match="no more processes"):
+            send(forked, do="crash", client=client)
