@@ -128,7 +128,8 @@ def _train(
     evaluate = central_evaluation(
         experiment.model().to(experiment.device),
         experiment.test,
-        (experiment.data.mean, experiment.data.std),
+        experiment.normalisation,
+        experiment.task,
     )
     with victims:
         victims.resume(last.round if last else 0)
@@ -188,16 +189,14 @@ def _recorder(
 
 def _write_down(folder: RunFolder, done: Round, selective: Selective, experiment: Experiment) -> None:
     losses = list(done.losses.values())
-    appraised = appraisal(selective)
+    appraised, measured = appraisal(selective), experiment.task.metrics
     folder.append_metrics(
         {
             "round": done.number,
             "clients": list(done.clients),
             "train_loss": done.metrics.get("train-loss", sum(losses) / len(losses) if losses else None),
-            "test_loss": done.evaluation.get("test-loss"),
-            "test_accuracy": done.evaluation.get("test-accuracy"),
-            "clients_loss": done.client_evaluation.get("eval-loss"),
-            "clients_accuracy": done.client_evaluation.get("eval-accuracy"),
+            **{f"test_{metric}": done.evaluation.get(f"test-{metric}") for metric in measured},
+            **{f"clients_{metric}": done.client_evaluation.get(f"eval-{metric}") for metric in measured},
             "utility_evaluations": appraised.evaluations if appraised else None,
             "utility_before": appraised.before if appraised else None,
             "utility_after": appraised.after if appraised else None,
