@@ -97,6 +97,13 @@ class _Worker:
     def train(self, message: Message, environment: Environment, client: int) -> Message:
         config = cast("ConfigRecord", message.content["config"])
         plan = self._plan(config)
+        if plan.loss != environment.task.objective:
+            raise invalid(
+                "loss",
+                plan.loss,
+                f"client {client} has a task with the loss {environment.task.objective!r}",
+                "Give server and clients the same [task]",
+            )
         round = cast("int", config[ROUND_KEY])
         task, occasion = environment.task, Occasion(environment.seed, client, round)
         data = environment.shard(client)

@@ -159,7 +159,7 @@ class Experiment:
         """The network at its initial weights, which depend on the seed alone."""
         table = self.config.model
         return self.task.build(
-            table.name, self.data.input_shape, self.data.classes, seed=self.config.seed, **table.parameters
+            table.name, self.data.input_shape, self.data.classes, table.parameters, seed=self.config.seed
         )
 
     @cached_property
@@ -217,6 +217,9 @@ class Experiment:
                 'Add a [contribution] table, with name = "gtg" for instance',
             )
 
+        if "accuracies" in selector.needs:
+            self._measuring("selection.name", self.config.selection.name, "accuracy")
+
         def values(outcome: RoundOutcome) -> Mapping[int, float]:  # noqa: ARG001  (it was appraised on its way in)
             return appraising.values() if appraising else {}
 
@@ -228,6 +231,16 @@ class Experiment:
             durations=self.duration,
             contribution=values,
         )
+
+    def _measuring(self, field: str, value: str, metric: str) -> None:
+        """Refuse what goes by a metric that the task does not have."""
+        if metric not in self.task.metrics:
+            raise invalid(
+                field,
+                value,
+                f"goes by {metric}, and the task {self.config.task.name!r} tells {' and '.join(self.task.metrics)}",
+                "Choose another",
+            )
 
     def selector(self) -> Selector | Choosing:
         """Whom to prefer."""
@@ -253,6 +266,7 @@ class Experiment:
         if table is None:
             return None
         estimator = ESTIMATORS.create(table.name, **table.parameters)
+        self._measuring("contribution.metric", table.metric, table.metric)
         if self.validation is None:
             raise invalid(
                 "contribution",

@@ -7,6 +7,6 @@ from fedsim.tasks.task import Normalisation, Occasion, Task
 
 TASKS: Registry[Task] = Registry("task", "fedsim.tasks", imports=True)
 
-from fedsim.tasks import classification  # noqa: E402, F401  (each registers itself)
+from fedsim.tasks import classification, diffusion  # noqa: E402, F401  (each registers itself)
 
 __all__ = ["TASKS", "Normalisation", "Occasion", "Task"]

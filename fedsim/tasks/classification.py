@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -24,7 +25,9 @@ class Classification:
     objective: ClassVar[str] = "cross_entropy"
     metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
 
-    def build(self, name: str, input_shape: InputShape, classes: int, *, seed: int, **parameters: Any) -> nn.Module:
+    def build(
+        self, name: str, input_shape: InputShape, classes: int, parameters: Mapping[str, Any], *, seed: int
+    ) -> nn.Module:
         return models.build(name, input_shape, classes, seed=seed, **parameters)
 
     def check(self, network: nn.Module, name: str, input_shape: InputShape, classes: int) -> None:

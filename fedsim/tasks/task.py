@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -47,15 +48,17 @@ class Task(Protocol):
     objective: ClassVar[str]
     metrics: ClassVar[tuple[str, ...]]
 
-    def build(self, name: str, input_shape: InputShape, classes: int, *, seed: int, **parameters: Any) -> nn.Module:
+    def build(
+        self, name: str, input_shape: InputShape, classes: int, parameters: Mapping[str, Any], *, seed: int
+    ) -> nn.Module:
         """A network in evaluation mode whose weights depend on the seed and the name alone.
 
         Args:
             name: of the network.
             input_shape: channels, height, width.
             classes: of the data.
-            seed: of the experiment.
             parameters: of the network.
+            seed: of the experiment.
 
         Raises:
             FedsimError: unknown name or parameter, or the network cannot be built for this input.
