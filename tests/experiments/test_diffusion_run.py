@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from experiments import Experiment, checkpoint, run
 from experiments.campaigns import campaigns
 from experiments.checkpoint import Checkpoint
 from fedsim import seeding
+from fedsim.arrays import to_record
 from fedsim.diffusion import SCHEDULES, Objective
 from fedsim.diffusion import build as build_network
 from fedsim.errors import FedsimError
 from fedsim.transcript import Transcript
+from server import federate
 
 pytest.importorskip("diffusers", reason="NOT TESTED: diffusion runs. Run: pip install fedsim[diffusion]")
 
@@ -62,6 +66,8 @@ def test_workers_do_not_change_a_byte_and_seeds_and_noise_do(tmp_path: Path) -> 
     assert "Loss on held-out images" in page
     assert "accuracy" not in page.lower()
     assert "data:image/png" in page
+    with Image.open(one.folder / "pictures" / "samples.png") as picture:
+        assert picture.size == (2 * 28 + 1, 28)
 
 
 @pytest.mark.parametrize("noise", ["private", "shared"])
@@ -116,6 +122,20 @@ def test_defences_inside_training_take_the_batch_apart(tmp_path: Path) -> None:
     found = run(experiment(training=training, defences=[dp]), tmp_path / "dp").final_arrays
     for name, tensor in plain.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+def test_soteria_says_that_it_finds_no_representation_of_the_image(tmp_path: Path) -> None:
+    """The last linear layer of a UNet sees the step alone."""
+    with pytest.raises(FedsimError, match=r"soteria.*depends on the image"):
+        run(experiment(defences=[{"name": "soteria", "share": 0.5}]), tmp_path / "run")
+
+
+def test_a_client_refuses_a_plan_for_another_task() -> None:
+    one = Experiment.of({"data": DATA, "model": {"name": "lenet"}, "training": TRAINING})
+    order = replace(one.plan, loss="denoising").to_config()
+    rounds = federate(one.strategy(), one.grid(), to_record(one.model().state_dict()), rounds=1, train_config=order)
+    with pytest.raises(FedsimError, match=r"the same \[task\]"):
+        list(rounds)
 
 
 def test_selection_and_contribution_go_by_the_loss(tmp_path: Path) -> None:
