@@ -28,6 +28,7 @@ class Needs:
         grants: what the threat model must grant beyond the protocol.
         observations: the most observations of one victim that the attack uses together; ``None`` for any number.
         plan: whether it must be known what the server ordered, to simulate the local steps of a model.
+        objectives: the losses that it inverts, by the names that plans have for them.
         network: what a network and the shape of its input lack, each as a sentence; ``None`` for any network.
     """
 
@@ -37,6 +38,7 @@ class Needs:
     grants: frozenset[Grant] = frozenset()
     observations: int | None = 1
     plan: bool = False
+    objectives: frozenset[str] = frozenset({"cross_entropy"})
     network: Callable[[nn.Module, tuple[int, int, int]], list[str]] | None = None
 
     def unmet(
@@ -57,6 +59,11 @@ class Needs:
             remedy = "algorithm = 'fedsgd'" if "gradient" in self.kinds else "algorithm = 'fedavg'"
             problems.append(
                 f"It needs clients that return a {wanted}, but these return a {kind}. Set {remedy} in [training]."
+            )
+        if plan is not None and plan.loss not in self.objectives:
+            problems.append(
+                f"It inverts gradients of the loss {' or '.join(sorted(self.objectives))}, but the clients train by "
+                f"{plan.loss}. Choose another attack, or another [task]."
             )
         if self.max_examples is not None and examples > self.max_examples:
             problems.append(

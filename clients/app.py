@@ -20,6 +20,7 @@ from fedsim.data import Images
 from fedsim.errors import invalid
 from fedsim.models import buffer_names, laid_out
 from fedsim.protocol import REPORT_KEY, ROUND_KEY, SQUARE_LOSS, Arrays, TrainingPlan
+from fedsim.tasks import Normalisation, Occasion, Task
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,16 @@ class Environment:
         seed: of the experiment.
         device: where clients compute.
         share_labels: whether a client reports its label histogram when asked for its profile.
+        task: what is trained.
     """
 
     model: Callable[[], nn.Module]
     shard: Callable[[int], Images]
-    normalisation: training.Normalisation
+    normalisation: Normalisation
     seed: int
     device: str = "cpu"
     share_labels: bool = True
+    task: Task = training.CLASSIFICATION
 
 
 def client_app(environment_of: Callable[[Context], Environment], mods: Sequence[Mod] = ()) -> ClientApp:
@@ -95,22 +98,42 @@ class _Worker:
     def train(self, message: Message, environment: Environment, client: int) -> Message:
         config = cast("ConfigRecord", message.content["config"])
         plan = self._plan(config)
+        if plan.loss != environment.task.objective:
+            raise invalid(
+                "loss",
+                plan.loss,
+                f"client {client} has a task with the loss {environment.task.objective!r}",
+                "Give server and clients the same [task]",
+            )
         round = cast("int", config[ROUND_KEY])
+        task, occasion = environment.task, Occasion(environment.seed, client, round)
         data = environment.shard(client)
         schedule = batches(plan, len(data), seed=environment.seed, client=client, round=round)
         model, state = self._model(environment, cast("ArrayRecord", message.content["arrays"]))
         reported: dict[str, float] = {}
         if SQUARE_LOSS in cast("list[str]", config.get(REPORT_KEY, [])):  # before training moves the weights
             used = torch.unique(torch.cat(schedule))
-            reported[SQUARE_LOSS] = training.square_loss(model, data, environment.normalisation, used)
+            reported[SQUARE_LOSS] = training.square_loss(
+                model, data, environment.normalisation, used, task=task, occasion=occasion
+            )
         if plan.algorithm == "fedsgd":
-            gradients, loss = training.gradient(model, data, environment.normalisation, schedule[0], plan)
+            gradients, loss = training.gradient(
+                model, data, environment.normalisation, schedule[0], plan, task=task, occasion=occasion
+            )
             arrays: Arrays = gradients | {name: state[name] for name in buffer_names(model)}
             kind, examples = "gradient", len(schedule[0])
         else:
             proximal = float(cast("float", config.get("proximal-mu", 0.0)))
             loss = training.local_steps(
-                model, data, environment.normalisation, schedule, plan, round=round, proximal=proximal
+                model,
+                data,
+                environment.normalisation,
+                schedule,
+                plan,
+                round=round,
+                proximal=proximal,
+                task=task,
+                occasion=occasion,
             )
             arrays, kind, examples = state, "model", len(data)
         metrics = MetricRecord({"num-examples": examples, "train-loss": loss, **reported})
@@ -119,14 +142,9 @@ class _Worker:
     def evaluate(self, message: Message, environment: Environment, client: int) -> Message:
         data = environment.shard(client)
         model, _ = self._model(environment, cast("ArrayRecord", message.content["arrays"]))
-        found = training.evaluate(model, data, environment.normalisation)
-        metrics = MetricRecord(
-            {
-                "num-examples": len(data),
-                "eval-loss": found["loss"],
-                "eval-accuracy": found["accuracy"],
-            }
-        )
+        found = training.evaluate(model, data, environment.normalisation, task=environment.task)
+        measured = {f"eval-{metric}": value for metric, value in found.items()}
+        metrics = MetricRecord({"num-examples": len(data), **measured})
         return _reply(message, client, metrics)
 
     def _model(self, environment: Environment, record: ArrayRecord) -> tuple[nn.Module, Arrays]:

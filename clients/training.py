@@ -8,15 +8,17 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.optim.sgd import sgd
 
 from clients.gradients import gradients
 from fedsim.data import Images, normalised
 from fedsim.protocol import Arrays, TrainingPlan
+from fedsim.tasks import Normalisation, Occasion, Task
+from fedsim.tasks.classification import Classification
 
-Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
-"""Per-channel mean and standard deviation, of images in [0, 1]."""
+CLASSIFICATION = Classification()
+
+_EVALUATION = Occasion()
 
 
 @torch.no_grad()
@@ -34,6 +36,8 @@ def local_steps(
     *,
     round: int,
     proximal: float = 0.0,
+    task: Task = CLASSIFICATION,
+    occasion: Occasion = _EVALUATION,
 ) -> float:
     """SGD over the scheduled batches, on the model in place (McMahan et al. 2017, ClientUpdate).
 
@@ -45,6 +49,8 @@ def local_steps(
         plan: what the server ordered.
         round: for the learning rate's decay.
         proximal: FedProx's mu; adds mu / 2 * ||w - w_global||^2 to the loss (Li et al. 2020, eq. 2).
+        task: what is trained.
+        occasion: of the first step, for the task's random numbers.
 
     Returns:
         The mean loss over all examples used.
@@ -56,10 +62,10 @@ def local_steps(
     learning_rate = plan.learning_rate_at(round)
     _set_mode(model, plan)
     total, seen = torch.zeros((), device=device), 0
-    for chosen in schedule:
-        inputs, labels = _batch(data, normalisation, chosen, device)
+    for step, chosen in enumerate(schedule):
+        inputs, targets = task.pose(*_batch(data, normalisation, chosen, device), occasion.at(step))
         with _precision(plan, device):
-            found, loss = gradients(model, inputs, labels, examples=len(data), parameters=parameters)
+            found, loss = gradients(model, inputs, targets, examples=len(data), loss=task.loss, parameters=parameters)
         momenta = _step(parameters, found, momenta, plan, learning_rate, anchor, proximal)
         total += loss * len(chosen)
         seen += len(chosen)
@@ -67,7 +73,14 @@ def local_steps(
 
 
 def gradient(
-    model: nn.Module, data: Images, normalisation: Normalisation, chosen: Tensor, plan: TrainingPlan
+    model: nn.Module,
+    data: Images,
+    normalisation: Normalisation,
+    chosen: Tensor,
+    plan: TrainingPlan,
+    *,
+    task: Task = CLASSIFICATION,
+    occasion: Occasion = _EVALUATION,
 ) -> tuple[dict[str, Tensor], float]:
     """One gradient of the mean loss over the chosen examples, and that loss.
 
@@ -76,9 +89,9 @@ def gradient(
     """
     device = next(model.parameters()).device
     _set_mode(model, plan)
-    inputs, labels = _batch(data, normalisation, chosen, device)
+    inputs, targets = task.pose(*_batch(data, normalisation, chosen, device), occasion)
     with _precision(plan, device):
-        found, loss = gradients(model, inputs, labels, examples=len(data))
+        found, loss = gradients(model, inputs, targets, examples=len(data), loss=task.loss)
     return {
         name: (torch.zeros_like(w) if g is None else g) + (plan.weight_decay * w.detach() if plan.weight_decay else 0)
         for (name, w), g in zip(model.named_parameters(), found, strict=True)
@@ -87,31 +100,43 @@ def gradient(
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, data: Images, normalisation: Normalisation, batch_size: int = 500
+    model: nn.Module,
+    data: Images,
+    normalisation: Normalisation,
+    batch_size: int = 500,
+    *,
+    task: Task = CLASSIFICATION,
 ) -> Mapping[str, float]:
-    """Mean cross-entropy and accuracy of the model in evaluation mode, over all of the data."""
+    """The task's metrics of the model in evaluation mode, each the mean over all of the data."""
     device = next(model.parameters()).device
     model.eval()
-    loss, right = 0.0, 0
-    for chosen in torch.split(torch.arange(len(data)), batch_size):
-        inputs, labels = _batch(data, normalisation, chosen, device)
-        logits = model(inputs)
-        loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
-        right += int((logits.argmax(1) == labels).sum())
-    return {"loss": loss / len(data), "accuracy": right / len(data)}
+    totals = dict.fromkeys(task.metrics, 0.0)
+    for step, chosen in enumerate(torch.split(torch.arange(len(data)), batch_size)):
+        inputs, targets = task.pose(*_batch(data, normalisation, chosen, device), _EVALUATION.at(step))
+        outputs = model(inputs)
+        for metric in totals:
+            totals[metric] += float(task.total(metric, outputs, targets))
+    return {metric: total / len(data) for metric, total in totals.items()}
 
 
 @torch.no_grad()
 def square_loss(
-    model: nn.Module, data: Images, normalisation: Normalisation, chosen: Tensor, batch_size: int = 500
+    model: nn.Module,
+    data: Images,
+    normalisation: Normalisation,
+    chosen: Tensor,
+    batch_size: int = 500,
+    *,
+    task: Task = CLASSIFICATION,
+    occasion: Occasion = _EVALUATION,
 ) -> float:
-    """Mean over the chosen examples of the squared cross-entropy of each, the model in evaluation mode."""
+    """Mean over the chosen examples of the squared loss of each, the model in evaluation mode."""
     device = next(model.parameters()).device
     model.eval()
     total = 0.0
-    for part in torch.split(chosen, batch_size):
-        inputs, labels = _batch(data, normalisation, part, device)
-        total += float(functional.cross_entropy(model(inputs), labels, reduction="none").square().sum())
+    for step, part in enumerate(torch.split(chosen, batch_size)):
+        inputs, targets = task.pose(*_batch(data, normalisation, part, device), occasion.at(step))
+        total += float(task.each(model(inputs), targets).square().sum())
     return total / len(chosen)
 
 

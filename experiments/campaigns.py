@@ -55,7 +55,7 @@ def _check(campaign: Campaign, experiment: Experiment) -> None:
     plan = experiment.plan
     kind: Kind = "gradient" if plan.algorithm == "fedsgd" else "model"
     problems: list[str] = []
-    if campaign.attack.needs.network is not None:
+    if plan.loss in campaign.attack.needs.objectives and campaign.attack.needs.network is not None:
         problems += campaign.attack.needs.network(experiment.model(), experiment.data.input_shape)
     sizes = experiment.shards.sizes
     for size in np.unique(sizes if campaign.clients is None else sizes[list(campaign.clients)]).tolist():

@@ -66,6 +66,12 @@ class Model(Part):
     name: str = "cnn"
 
 
+class TaskTable(Part):
+    """``[task]``: what is trained, and its parameters; ``[model]`` names one of the task's networks."""
+
+    name: str = "classification"
+
+
 class Training(_Table):
     """``[training]``: what the server orders, and how it aggregates.
 
@@ -235,6 +241,7 @@ class Config(_Table):
     name: str = "experiment"
     seed: int = 0
     data: Data = Data()
+    task: TaskTable = TaskTable()
     model: Model = Model()
     training: Training = Training()
     selection: Selection = Selection()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,9 @@ from fedsim.data import DataSet, Images, Shards, load, partition
 from fedsim.data.holdout import hold_out
 from fedsim.engines import ENGINES
 from fedsim.engines.local import can_fork
-from fedsim.errors import FedsimError, invalid
+from fedsim.errors import invalid
 from fedsim.protocol import DeclaredDefence, Grant, Knowledge, TrainingPlan
+from fedsim.tasks import TASKS, Normalisation, Task
 from server import SELECTORS, STRATEGIES, Selective
 from server.contribution import ESTIMATORS, Appraising, Validator
 from server.selection import Choosing, RoundOutcome, Selector
@@ -124,7 +125,17 @@ class Experiment:
     @cached_property
     def plan(self) -> TrainingPlan:
         """What the server orders."""
-        return self.config.training.plan()
+        return replace(self.config.training.plan(), loss=self.task.objective)
+
+    @cached_property
+    def task(self) -> Task:
+        """What is trained."""
+        return TASKS.create(self.config.task.name, **self.config.task.parameters)
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """How images are fed to the network: per-channel mean and standard deviation."""
+        return self.task.normalisation(self.data.mean, self.data.std)
 
     @property
     def device(self) -> torch.device:
@@ -147,8 +158,8 @@ class Experiment:
     def model(self) -> nn.Module:
         """The network at its initial weights, which depend on the seed alone."""
         table = self.config.model
-        return models.build(
-            table.name, self.data.input_shape, self.data.classes, seed=self.config.seed, **table.parameters
+        return self.task.build(
+            table.name, self.data.input_shape, self.data.classes, table.parameters, seed=self.config.seed
         )
 
     @cached_property
@@ -158,9 +169,10 @@ class Experiment:
         return Environment(
             model=self.model,
             shard=self.shard,
-            normalisation=(self.data.mean, self.data.std),
+            normalisation=self.normalisation,
             seed=self.config.seed,
             device=str(self.device),
+            task=self.task,
         )
 
     def client_app(self) -> ClientApp:
@@ -205,6 +217,9 @@ class Experiment:
                 'Add a [contribution] table, with name = "gtg" for instance',
             )
 
+        if "accuracies" in selector.needs:
+            self._measuring("selection.name", self.config.selection.name, "accuracy")
+
         def values(outcome: RoundOutcome) -> Mapping[int, float]:  # noqa: ARG001  (it was appraised on its way in)
             return appraising.values() if appraising else {}
 
@@ -216,6 +231,16 @@ class Experiment:
             durations=self.duration,
             contribution=values,
         )
+
+    def _measuring(self, field: str, value: str, metric: str) -> None:
+        """Refuse what goes by a metric that the task does not have."""
+        if metric not in self.task.metrics:
+            raise invalid(
+                field,
+                value,
+                f"goes by {metric}, and the task {self.config.task.name!r} tells {' and '.join(self.task.metrics)}",
+                "Choose another",
+            )
 
     def selector(self) -> Selector | Choosing:
         """Whom to prefer."""
@@ -241,6 +266,7 @@ class Experiment:
         if table is None:
             return None
         estimator = ESTIMATORS.create(table.name, **table.parameters)
+        self._measuring("contribution.metric", table.metric, table.metric)
         if self.validation is None:
             raise invalid(
                 "contribution",
@@ -263,7 +289,7 @@ class Experiment:
         return Appraising(
             strategy,
             estimator,
-            Validator(network, self.validation, (self.data.mean, self.data.std), table.metric),
+            Validator(network, self.validation, self.normalisation, table.metric, task=self.task),
             every=table.every,
             seed=self.config.seed,
             step=float(given.get("learning_rate", training.learning_rate)),
@@ -317,8 +343,8 @@ class Experiment:
             model=self.model,
             input_shape=self.data.input_shape,
             classes=self.data.classes,
-            mean=self.data.mean,
-            std=self.data.std,
+            mean=self.normalisation[0],
+            std=self.normalisation[1],
             labels=self.truth(client, round)[1] if "labels" in granted else None,
             batch_order=tuple(self.batches(client, round)) if "batch_order" in granted else None,
             defences=self._declared() if "defences" in granted else None,
@@ -356,26 +382,10 @@ class Experiment:
             )
         self.batches(int(self.shards.sizes.argmin()), 1)
         if self.environment.device:
-            self._try_model()
+            self.task.check(self.model(), table.model.name, self.data.input_shape, self.data.classes)
         for defence in self.defences:
             if isinstance(defence, Checking):
                 defence.check(self.model(), self.plan)
-
-    def _try_model(self) -> None:
-        network = self.model()
-        shape = [2, *self.data.input_shape]
-        try:
-            with torch.no_grad():
-                logits = network(torch.zeros(shape))
-        except (RuntimeError, ValueError) as error:
-            raise FedsimError(
-                f"model {self.config.model.name!r} cannot take images of shape {shape}: {error}. Choose another model."
-            ) from error
-        if tuple(logits.shape) != (2, self.data.classes):
-            raise FedsimError(
-                f"model {self.config.model.name!r} gives {list(logits.shape)} for 2 images of {self.data.classes} "
-                f"classes. It must give [2, {self.data.classes}]."
-            )
 
 
 def has_bf16(device: torch.device) -> bool:

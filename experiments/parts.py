@@ -14,6 +14,7 @@ def registries() -> dict[str, Registry[Any]]:
     from fedsim.data import DATA, PARTITIONS
     from fedsim.engines import ENGINES
     from fedsim.models import MODELS
+    from fedsim.tasks import TASKS
     from server import SELECTORS, STRATEGIES
     from server.contribution import ESTIMATORS
 
@@ -22,6 +23,7 @@ def registries() -> dict[str, Registry[Any]]:
         "selectors": SELECTORS,
         "contributions": ESTIMATORS,
         "strategies": STRATEGIES,
+        "tasks": TASKS,
         "models": MODELS,
         "data": DATA,
         "partitions": PARTITIONS,

@@ -48,6 +48,8 @@ class Progress:
         self._bars.update(self._rounds, completed=done.number)
         if "test-accuracy" in done.evaluation:
             self._bars.update(self._rounds, note=f"accuracy {done.evaluation['test-accuracy']:.3f}")
+        elif "test-loss" in done.evaluation:
+            self._bars.update(self._rounds, note=f"loss {done.evaluation['test-loss']:.3f}")
 
     def attacked(self, total: int, record: dict[str, Any] | None) -> None:
         """``total`` attacks are known of; if ``record`` is given, one of them is over."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from experiments.opening import opened
 from experiments.progress import Progress
 from experiments.report import write_report
 from experiments.report.exposure import distance
+from experiments.report.pictures import grid
+from experiments.report.records import SAMPLES
 from experiments.run_folder import RunFolder, write_atomically
 from fedsim.arrays import from_record, to_record
 from fedsim.engines import Closing, Remembering
@@ -99,6 +101,7 @@ def run(
         victims = Victims(experiment, experiment.config.attacks, folder, progress.attacked)
         final = _train(experiment, engine, folder, victims, progress, last)
     write_atomically(folder.path / MODEL, safetensors.torch.save(final))
+    _draw(experiment, final, folder)
     return Result(
         folder=folder.path,
         final_arrays=final,
@@ -128,7 +131,8 @@ def _train(
     evaluate = central_evaluation(
         experiment.model().to(experiment.device),
         experiment.test,
-        (experiment.data.mean, experiment.data.std),
+        experiment.normalisation,
+        experiment.task,
     )
     with victims:
         victims.resume(last.round if last else 0)
@@ -154,6 +158,18 @@ def _train(
                 state = Checkpoint(done.number, from_record(arrays), snapshot(strategy), clients)
                 checkpoint.write(folder.checkpoint, state)
     return _as_built(arrays, initial)
+
+
+def _draw(experiment: Experiment, final: Mapping[str, Tensor], folder: RunFolder) -> None:
+    """Picture what the final model draws, if it draws anything."""
+    network = experiment.model()
+    network.load_state_dict(final)
+    with _one_compute_thread():
+        images = experiment.task.samples(
+            network.to(experiment.device), experiment.data.input_shape, seed=experiment.config.seed
+        )
+    if images is not None:
+        folder.save_picture(SAMPLES, grid(images))
 
 
 def _remind(grid: Grid, experiment: Experiment, last: Checkpoint) -> None:
@@ -188,16 +204,14 @@ def _recorder(
 
 def _write_down(folder: RunFolder, done: Round, selective: Selective, experiment: Experiment) -> None:
     losses = list(done.losses.values())
-    appraised = appraisal(selective)
+    appraised, measured = appraisal(selective), experiment.task.metrics
     folder.append_metrics(
         {
             "round": done.number,
             "clients": list(done.clients),
             "train_loss": done.metrics.get("train-loss", sum(losses) / len(losses) if losses else None),
-            "test_loss": done.evaluation.get("test-loss"),
-            "test_accuracy": done.evaluation.get("test-accuracy"),
-            "clients_loss": done.client_evaluation.get("eval-loss"),
-            "clients_accuracy": done.client_evaluation.get("eval-accuracy"),
+            **{f"test_{metric}": done.evaluation.get(f"test-{metric}") for metric in measured},
+            **{f"clients_{metric}": done.client_evaluation.get(f"eval-{metric}") for metric in measured},
             "utility_evaluations": appraised.evaluations if appraised else None,
             "utility_before": appraised.before if appraised else None,
             "utility_after": appraised.after if appraised else None,
@@ -234,11 +248,14 @@ def _write_down(folder: RunFolder, done: Round, selective: Selective, experiment
 
 
 def summarise(metrics: list[dict[str, Any]], attacks: list[dict[str, Any]]) -> str:
-    """The last accuracy, and for each attack the median PSNR of its first and last round."""
+    """The last accuracy, or loss where there is none, and for each attack the median PSNR of its rounds."""
     lines = []
     accuracies = [m["test_accuracy"] for m in metrics if m.get("test_accuracy") is not None]
     if accuracies:
         lines.append(f"Test accuracy {accuracies[0]:.3f} -> {accuracies[-1]:.3f} in {metrics[-1]['round']} rounds.")
+    losses = [m["test_loss"] for m in metrics if m.get("test_loss") is not None]
+    if losses and not accuracies:
+        lines.append(f"Test loss {losses[0]:.3f} -> {losses[-1]:.3f} in {metrics[-1]['round']} rounds.")
     for label in dict.fromkeys(record["attack"] for record in attacks):
         of_label = [record for record in attacks if record["attack"] == label]
         rounds = sorted({record["round"] for record in of_label})

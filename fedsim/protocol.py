@@ -46,7 +46,7 @@ class TrainingPlan:
         momentum: heavy-ball momentum of the client's SGD, which starts anew in each round.
         weight_decay: L2 coefficient, added to the gradient as PyTorch's SGD does.
         mode: mode of the model during local training; ``eval`` freezes batch-norm statistics.
-        loss: ``cross_entropy``, the mean over the batch.
+        loss: the ``objective`` of the task, the mean over the batch; ``cross_entropy`` of a classifier.
         precision: ``bf16`` computes the network, forwards and backwards, in bfloat16 where PyTorch's autocast
             deems it safe; weights, gradients and the loss stay in float32.
     """
@@ -60,7 +60,7 @@ class TrainingPlan:
     momentum: float = 0.0
     weight_decay: float = 0.0
     mode: Mode = "train"
-    loss: Literal["cross_entropy"] = "cross_entropy"
+    loss: str = "cross_entropy"
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:

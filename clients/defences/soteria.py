@@ -111,12 +111,20 @@ def sensitivity(r: Tensor, inputs: Tensor) -> Tensor:
     Args:
         r: [B, F], with the graph from the inputs; examples do not depend on each other.
         inputs: X, [B, ...].
+
+    Raises:
+        FedsimError: the features do not depend on the inputs.
     """
     norms = []
     for chosen in torch.split(torch.arange(r.shape[1]), _AT_ONCE):
         one_hot = torch.zeros(len(chosen), *r.shape, dtype=r.dtype, device=r.device)
         one_hot[torch.arange(len(chosen)), :, chosen] = 1
-        (moved,) = autograd.grad(r, [inputs], one_hot, retain_graph=True, is_grads_batched=True)
+        (moved,) = autograd.grad(r, [inputs], one_hot, retain_graph=True, is_grads_batched=True, allow_unused=True)
+        if moved is None:
+            raise FedsimError(
+                "The defence 'soteria' needs a layer whose input depends on the image, and this one's does not. "
+                "Name another layer, or choose another defence."
+            )
         norms.append(moved.flatten(2).norm(dim=2))
     return torch.cat(norms).T.float()
 

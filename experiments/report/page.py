@@ -82,6 +82,7 @@ def render(run: Run) -> str:
         subtitle=story.subtitle(run),
         headline=story.headline(run),
         tiles=story.tiles(run),
+        samples=run.samples(),
         films=[
             (film, [_frame(run, victim) for victim in film.frames], _series(run, film.attack))
             for film in story.films(run)

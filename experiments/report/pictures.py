@@ -76,9 +76,30 @@ def strip(originals: Tensor, reconstructions: Tensor, *, columns: int = COLUMNS)
         top, left = (i // across) * (pair + _PAIR_GAP), (i % across) * (width + _GAP)
         canvas[top : top + height, left : left + width] = above[i]
         canvas[top + height + _GAP : top + pair, left : left + width] = below[i]
-    file = io.BytesIO()
-    Image.fromarray(canvas).save(file, format="PNG", optimize=True)
-    return file.getvalue()
+    return _png(canvas)
+
+
+def grid(images: Tensor, *, columns: int = COLUMNS) -> bytes:
+    """A PNG of images beside and below each other, pixel for pixel; the gaps are transparent.
+
+    Args:
+        images: float [N, C, H, W] in [0, 1]; values are clamped, and what is not finite is shown as grey.
+        columns: most images in a row.
+
+    Raises:
+        ValueError: there is no image.
+    """
+    if images.ndim != 4 or images.numel() == 0:
+        raise ValueError(f"cannot picture images of shape {list(images.shape)}")
+    tiles = _pixels(images)
+    count, height, width, channels = tiles.shape
+    across = min(columns, count)
+    rows = math.ceil(count / across)
+    canvas = np.zeros((rows * (height + _GAP) - _GAP, across * (width + _GAP) - _GAP, channels), dtype=np.uint8)
+    for i, tile in enumerate(tiles):
+        top, left = (i // across) * (height + _GAP), (i % across) * (width + _GAP)
+        canvas[top : top + height, left : left + width] = tile
+    return _png(canvas)
 
 
 def embed(folder: Path, name: object) -> Picture | None:
@@ -111,6 +132,12 @@ def at_scale(picture: Picture, batch: int, *, enlarge: float = 1.0) -> Picture:
     image = (picture.width + _GAP) / across - _GAP
     wanted = min(enlarge * (_ALONE if across == 1 else _CELL), max(_CELL, 4 * _CELL * enlarge / across))
     return Picture(picture.uri, picture.width, picture.height, max(1, round(wanted / max(1.0, image))))
+
+
+def _png(canvas: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(canvas).save(file, format="PNG", optimize=True)
+    return file.getvalue()
 
 
 def _pixels(images: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:

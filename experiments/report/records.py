@@ -12,6 +12,9 @@ from typing import Any
 from experiments.report.pictures import Picture, at_scale, embed
 from experiments.run_folder import Record, RunFolder
 
+SAMPLES = "samples"
+"""The picture of what the final global model draws, under ``pictures/``."""
+
 
 @dataclass(frozen=True)
 class Victim:
@@ -120,6 +123,14 @@ class Run:
         """The victim's strip, if it is there."""
         picture = embed(self.pictures, victim.picture_name)
         return at_scale(picture, victim.examples or len(victim.labels_true) or 1, enlarge=enlarge) if picture else None
+
+    def samples(self) -> Picture | None:
+        """What the final global model draws, if it draws anything."""
+        shape = self.table("data_set").get("input_shape")
+        picture = embed(self.pictures, f"{SAMPLES}.png")
+        if picture is None or not isinstance(shape, list):
+            return None
+        return at_scale(picture, picture.width // int(shape[-1]))
 
 
 def read_run(path: Path) -> Run:

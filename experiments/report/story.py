@@ -113,6 +113,7 @@ def subtitle(run: Run) -> list[str]:
     clients = integer(data, "clients")
     words = [
         _algorithm(run),
+        str(run.table("task").get("name") or "") or None,
         f"{model['name']} on {data['name']}" if "name" in model and "name" in data else None,
         f"{clients} clients" if clients else None,
         _count(integer(training, "rounds"), "round"),
@@ -136,6 +137,10 @@ def tiles(run: Run) -> list[Tile]:
         (first, start), (last, end) = accuracy[0], accuracy[-1]
         came = f", from {percent(start)} in round {first}" if last != first else ""
         found.append(Tile(f"{100 * end:.1f}", "%", f"test accuracy in round {last}{came}"))
+    elif loss := run.series("test_loss"):
+        (first, start), (last, end) = loss[0], loss[-1]
+        came = f", from {start:.3f} in round {first}" if last != first else ""
+        found.append(Tile(f"{end:.3f}", "", f"loss on held-out images in round {last}{came}"))
     if not run.victims:
         return found
     rounds = run.attacked_rounds
@@ -214,11 +219,22 @@ def _learning(run: Run) -> str:
     )
     accuracy = run.series("test_accuracy")
     if not accuracy:
-        return told
+        return f"{told}{_losing(run)}"
     (first, start), (last, end) = accuracy[0], accuracy[-1]
     if first == last:
         return f"{told} Test accuracy is {finer_percent(end)}."
     return f"{told} Test accuracy went from {finer_percent(start)} to {finer_percent(end)}."
+
+
+def _losing(run: Run) -> str:
+    """How the loss went, where there is no accuracy to tell."""
+    loss = run.series("test_loss")
+    if not loss:
+        return ""
+    start, end = loss[0][1], loss[-1][1]
+    if len(loss) == 1:
+        return f" Loss on held-out images is {end:.3f}."
+    return f" Loss on held-out images went from {start:.3f} to {end:.3f}."
 
 
 def _listening(run: Run) -> str:

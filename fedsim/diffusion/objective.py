@@ -62,10 +62,20 @@ class Objective:
 
     def each(self, network: Network, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """The loss of each example, [N]."""
+        x, wanted = self.posed(x_0, noise, t)
+        return self.errors(network(x, t), wanted) * self.weights(t, x_0)
+
+    def posed(self, x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The noisy images that a network is shown, and what it should answer, both [N, ...]."""
         a, b = self.schedule.scales(t, x_0)
-        answer = network(noised(x_0, noise, a, b), t)
+        return noised(x_0, noise, a, b), target(self.prediction, x_0, noise, a, b)
+
+    def weights(self, t: Tensor, like: Tensor) -> Tensor:
+        """``c(t)`` for each example, [N], of the type and on the device of ``like``."""
+        each = like.new_ones(len(t))
+        return self.schedule.shares(t, each) if self.prediction == "v" and self.weighted else each
+
+    def errors(self, answer: Tensor, wanted: Tensor) -> Tensor:
+        """How far each answer is from what is wanted, not weighted, [N]."""
         distance = mse_loss if self.error == "squared" else smooth_l1_loss
-        errors = distance(answer, target(self.prediction, x_0, noise, a, b), reduction="none").flatten(1).mean(1)
-        if self.prediction == "v" and self.weighted:
-            return self.schedule.shares(t, errors) * errors
-        return errors
+        return distance(answer, wanted, reduction="none").flatten(1).mean(1)

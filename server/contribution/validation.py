@@ -8,10 +8,11 @@ from typing import Generic, Literal
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from torch.nn import functional
 
 from fedsim.data import Images, normalised
 from fedsim.protocol import Arrays
+from fedsim.tasks import Occasion, Task
+from fedsim.tasks.classification import Classification
 from server.contribution.coalitions import Coalitions, Update
 from server.contribution.game import P
 
@@ -28,9 +29,10 @@ class Validator:
         network: whose states are scored, on the device to compute on; its own state is left alone.
         data: held out from every client's training and from the test set.
         normalisation: per-channel mean and standard deviation.
-        metric: ``loss`` scores minus the mean cross-entropy, ``accuracy`` the share of images right.
+        metric: ``loss`` scores minus the mean loss, ``accuracy`` the share of images right.
         at_once: models computed side by side, by ``torch.func.vmap``; by default 1 on the CPU, where one after
             the other is faster, and 16 elsewhere.
+        task: what the network does, by whose metrics it is scored.
     """
 
     def __init__(
@@ -40,16 +42,17 @@ class Validator:
         normalisation: tuple[tuple[float, ...], tuple[float, ...]],
         metric: Metric = "loss",
         at_once: int | None = None,
+        task: Task | None = None,
     ) -> None:
         self.network = network.eval()
         self.metric = metric
+        self.task: Task = task or Classification()
         self.device = next(network.parameters()).device
         self.at_once = at_once or (1 if self.device.type == "cpu" else 16)
         inputs = normalised(data.images.to(self.device), *normalisation)
         labels = data.labels.to(self.device)
-        self._batches = list(
-            zip(torch.split(inputs, _IMAGES_AT_ONCE), torch.split(labels, _IMAGES_AT_ONCE), strict=True)
-        )
+        parts = zip(torch.split(inputs, _IMAGES_AT_ONCE), torch.split(labels, _IMAGES_AT_ONCE), strict=True)
+        self._batches = [self.task.pose(x, y, Occasion(step=step)) for step, (x, y) in enumerate(parts)]
         self._examples = len(data)
 
     def utility(self, before: Arrays, updates: Mapping[P, Update]) -> UpdateUtility[P]:
@@ -85,9 +88,8 @@ class Validator:
         return logits
 
     def _score(self, logits: Tensor, labels: Tensor) -> Tensor:
-        if self.metric == "accuracy":
-            return (logits.argmax(1) == labels).sum().double()
-        return -functional.cross_entropy(logits, labels, reduction="sum").double()
+        total = self.task.total(self.metric, logits, labels).double()
+        return -total if self.metric == "loss" else total
 
 
 class UpdateUtility(Generic[P]):

@@ -1,0 +1,183 @@
+"""Diffusion: the noise in an image, or its velocity, at a random step of a schedule.
+
+The network is fed one tensor and its answer is compared with one, as defences that take batches apart need it: the
+step is a plane below the noisy image, and the weight of the example's loss a plane below what should be answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from fedsim import seeding
+from fedsim.diffusion import SCHEDULES, Objective, Prediction, Schedule, build, ddim, denoiser, zero_terminal
+from fedsim.diffusion.objective import Error
+from fedsim.errors import FedsimError, invalid
+from fedsim.models import InputShape
+from fedsim.tasks import TASKS
+from fedsim.tasks.task import Normalisation, Occasion
+
+
+class Stepped(nn.Module):
+    """A network of images and steps as one of a single tensor."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The answer [B, C, H, W] to noisy images above their step, [B, C + 1, H, W]."""
+        answer: Tensor = self.network(inputs[:, :-1], inputs[:, -1, 0, 0].long())
+        return answer
+
+
+@TASKS.register("diffusion")
+@dataclass(frozen=True)
+class Diffusion:
+    """Learn to take noise out of images; judged by the loss at fixed noise, and by samples.
+
+    Noise and step are drawn for each example: of a client, a round and a step of it if they are private; if they are
+    shared, of a round and a step alone, by the server's seed, so that the i-th example of every client's batch has the
+    same ones. Images are fed in [-1, 1], whatever ``data.normalise`` says. Networks are those of ``fedsim.diffusion``.
+
+    Attributes:
+        schedule: a noise schedule's name, with its parameters beside it; linear over 1000 steps by default.
+        zero_terminal: whether it is stretched to end in pure noise, which needs v-prediction.
+        prediction: ``epsilon`` or ``v``.
+        weighted: see ``Objective``.
+        error: likewise.
+        noise: ``private`` or ``shared``.
+        count: how many samples show what the global model draws; 0 for none.
+        sampling_steps: of DDIM for each of them.
+
+    Raises:
+        FedsimError: unknown schedule or parameter, prediction and schedule that exclude each other, or more sampling
+            steps than the schedule has.
+    """
+
+    schedule: Mapping[str, Any] | None = None
+    zero_terminal: bool = False
+    prediction: Prediction = "epsilon"
+    weighted: bool = True
+    error: Error = "squared"
+    noise: Literal["private", "shared"] = "private"
+    count: int = 16
+    sampling_steps: int = 50
+
+    objective: ClassVar[str] = "denoising"
+    metrics: ClassVar[tuple[str, ...]] = ("loss",)
+
+    def __post_init__(self) -> None:
+        if self.count < 0:
+            raise invalid("task diffusion: count", self.count, "must be 0 or more", "Correct it")
+        steps = len(self.goal.schedule)
+        if not 1 <= self.sampling_steps <= steps:
+            raise invalid(
+                "task diffusion: sampling_steps",
+                self.sampling_steps,
+                f"the schedule has {steps} steps",
+                f"Take 1 to {steps}",
+            )
+
+    @cached_property
+    def goal(self) -> Objective:
+        """The loss, by its parts."""
+        table = {"name": "linear", "steps": 1000} | dict(self.schedule or {})
+        schedule: Schedule = SCHEDULES.create(str(table.pop("name")), **table)
+        if self.zero_terminal:
+            schedule = zero_terminal(schedule)
+        return Objective(schedule, self.prediction, self.weighted, self.error)
+
+    def build(
+        self,
+        name: str,
+        input_shape: InputShape,
+        classes: int,  # noqa: ARG002
+        parameters: Mapping[str, Any],
+        *,
+        seed: int,
+    ) -> nn.Module:
+        return Stepped(build(name, input_shape, seed=seed, **parameters)).eval()
+
+    def check(self, network: nn.Module, name: str, input_shape: InputShape, classes: int) -> None:  # noqa: ARG002
+        channels, *sides = input_shape
+        try:
+            with torch.no_grad():
+                answer = network(torch.zeros(2, channels + 1, *sides))
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise FedsimError(
+                f"diffusion network {name!r} cannot take images of shape {list(input_shape)} and their steps: {error}. "
+                "Choose another network, or other parameters."
+            ) from error
+        if tuple(answer.shape) != (2, *input_shape):
+            raise FedsimError(
+                f"diffusion network {name!r} gives {list(answer.shape)} for 2 images of shape {list(input_shape)}. "
+                "It must give their own shape."
+            )
+
+    def normalisation(self, mean: tuple[float, ...], std: tuple[float, ...]) -> Normalisation:
+        return (0.5,) * len(mean), (0.5,) * len(std)
+
+    def draws(self, occasion: Occasion, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Noise and steps of a batch, on the CPU; those of an example do not depend on how many come after it.
+
+        Args:
+            occasion: when it is used.
+            shape: of the batch, [B, C, H, W].
+
+        Returns:
+            float32 [B, C, H, W] and int64 [B].
+        """
+        generator = seeding.generator(occasion.seed, *self._path(occasion))
+        steps = len(self.goal.schedule)
+        drawn = [
+            (torch.randn(shape[1:], generator=generator), torch.randint(steps, (), generator=generator))
+            for _ in range(shape[0])
+        ]
+        return torch.stack([noise for noise, _ in drawn]), torch.stack([t for _, t in drawn])
+
+    def pose(self, inputs: Tensor, labels: Tensor, occasion: Occasion) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        noise, t = (drawn.to(inputs.device) for drawn in self.draws(occasion, tuple(inputs.shape)))
+        x, wanted = self.goal.posed(inputs, noise.to(inputs.dtype), t)
+        return _above(x, t), _above(wanted, self.goal.weights(t, inputs))
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self.each(outputs, targets).mean()
+
+    def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self.goal.errors(outputs, targets[:, :-1]) * targets[:, -1, 0, 0]
+
+    def total(self, metric: str, outputs: Tensor, targets: Tensor) -> Tensor:  # noqa: ARG002  (there is one metric)
+        return self.each(outputs, targets).sum()
+
+    @torch.no_grad()
+    def samples(self, network: nn.Module, input_shape: InputShape, *, seed: int) -> Tensor | None:
+        """By DDIM, with each estimate kept in [-1, 1]; the noise it starts from is of the seed alone."""
+        if not self.count:
+            return None
+        if not isinstance(network, Stepped):
+            raise FedsimError("task diffusion: samples need a network that Diffusion.build has made.")
+        schedule = self.goal.schedule
+        generator = seeding.generator(seed, "samples")
+        start = torch.randn(self.count, *input_shape, generator=generator).to(next(network.parameters()).device)
+        estimate = denoiser(network.eval().network, schedule, self.prediction, bound=1.0)
+        found = ddim(estimate, schedule, start, schedule.spaced(self.sampling_steps).flip(0))
+        return ((found + 1) / 2).clamp(0, 1).cpu()
+
+    def _path(self, occasion: Occasion) -> tuple[str | int, ...]:
+        """Where the draws of a batch come from."""
+        if occasion.client is None or occasion.round is None:
+            return "evaluation", "step", occasion.step, "noise"
+        shared = ("round", occasion.round, "step", occasion.step, "noise")
+        return shared if self.noise == "shared" else ("client", occasion.client, *shared)
+
+
+def _above(images: Tensor, numbers: Tensor) -> Tensor:
+    """Images [B, C, H, W] with a number each, [B], in a plane below them: [B, C + 1, H, W]."""
+    plane = numbers.to(images.dtype).view(-1, 1, 1, 1).expand(-1, 1, *images.shape[2:])
+    return torch.cat([images, plane], dim=1)

@@ -1,0 +1,96 @@
+"""What a task is: all that local training, evaluation and sampling ask of what is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from fedsim.models import InputShape
+
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+"""Per-channel mean and standard deviation, of images in [0, 1]."""
+
+
+class Occasion(NamedTuple):
+    """When a batch is used, by which its random numbers are found; by default an evaluation, alike in every run.
+
+    Attributes:
+        seed: of the experiment.
+        client: who uses it; ``None`` in an evaluation.
+        round: in which; ``None`` in an evaluation.
+        step: how many batches came before it, in the round or the evaluation.
+    """
+
+    seed: int = 0
+    client: int | None = None
+    round: int | None = None
+    step: int = 0
+
+    def at(self, step: int) -> Occasion:
+        """The same, at another step."""
+        return Occasion(self.seed, self.client, self.round, step)
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What clients train. Local training computes ``loss(network(inputs), targets)`` of what ``pose`` gives.
+
+    Networks take one tensor and targets are one tensor, whose first dimension is the batch: so defences that work
+    inside training can take a batch apart, whatever the task.
+
+    Attributes:
+        objective: what the loss is called in a ``TrainingPlan``, by which attacks know what they invert.
+        metrics: what ``total`` can measure; ``loss`` is one of them.
+    """
+
+    objective: ClassVar[str]
+    metrics: ClassVar[tuple[str, ...]]
+
+    def build(
+        self, name: str, input_shape: InputShape, classes: int, parameters: Mapping[str, Any], *, seed: int
+    ) -> nn.Module:
+        """A network in evaluation mode whose weights depend on the seed and the name alone.
+
+        Args:
+            name: of the network.
+            input_shape: channels, height, width.
+            classes: of the data.
+            parameters: of the network.
+            seed: of the experiment.
+
+        Raises:
+            FedsimError: unknown name or parameter, or the network cannot be built for this input.
+        """
+
+    def check(self, network: nn.Module, name: str, input_shape: InputShape, classes: int) -> None:
+        """Find what would fail at the first batch.
+
+        Raises:
+            FedsimError: the network cannot take such images, or its answer has another shape than the task needs.
+        """
+
+    def normalisation(self, mean: tuple[float, ...], std: tuple[float, ...]) -> Normalisation:
+        """How images are fed to the network, given the statistics of the data."""
+
+    def pose(self, inputs: Tensor, labels: Tensor, occasion: Occasion) -> tuple[Tensor, Tensor]:
+        """What the network is fed and what it should answer.
+
+        Args:
+            inputs: normalised images, [B, C, H, W].
+            labels: int64 [B].
+            occasion: for random numbers, if there are any.
+        """
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss of a batch, a scalar."""
+
+    def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The loss of each example, [B]."""
+
+    def total(self, metric: str, outputs: Tensor, targets: Tensor) -> Tensor:
+        """A metric added up over a batch, a scalar."""
+
+    def samples(self, network: nn.Module, input_shape: InputShape, *, seed: int) -> Tensor | None:
+        """Images that the network draws, in [0, 1], float32 [N, C, H, W]; ``None`` where it draws none."""
