@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from experiments.compare.paired_rounds import Saved, saved
+from experiments.compare.paired_rounds import EXACT, FEWEST, Saved, saved
 from experiments.compare.statistics import Wait, Waiting, holm, waiting
 from experiments.compare.tables import NONE, chance, percent, rounds
 from experiments.reproduce.mavericks_picture import figure
@@ -58,11 +58,11 @@ seed of `uniform` in that layout (the pooled maximum), fixed before any other se
 each seed's own uniform run instead. The median is Kaplan and Meier's with its 95 % interval; a run that did not get
 there within {total} rounds is censored, and {none} is what these runs do not show. *Saved* is the mean over pairs of
 the same seed of the rounds below tau within {total} rounds, minus those of `uniform` (negative: sooner), with its 95 %
-paired bootstrap interval (percentiles of 10,000 resamples of seeds); p is Wilcoxon's signed-rank test on the same
-differences, corrected by Holm over the main selectors (fedemd, shapley, greedyfed) and over the others apart. With
-five seeds or fewer no p below 0.06 is possible, and the intervals are rough: those rows are a first look; `--few N`
-adds seeds. *Mavericks chosen* is their mean number in a cohort in the first and the last {early} rounds (uniform:
-0.1 a Maverick)."""
+paired bootstrap interval (percentiles of 10,000 resamples of seeds; none below {fewest} pairs); p is Wilcoxon's
+signed-rank test on the same differences (exact up to {exact} pairs: all signs of the ranks), corrected by Holm over
+the main selectors (fedemd, shapley, greedyfed) and over the others apart. With five seeds or fewer no p below 0.06 is
+possible, and with five the intervals are rough: those rows are a first look; `--few N` adds seeds. *Mavericks
+chosen* is their mean number in a cohort in the first and the last {early} rounds (uniform: 0.1 a Maverick)."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def write_page(folder: Path, name: str, records: Sequence[Record]) -> None:
         records: a line a run, by layout, selector and seed.
     """
     total = max((record["total"] for record in records), default=0)
-    text = [HEAD.format(total=total, none=NONE, early=EARLY)]
+    text = [HEAD.format(total=total, none=NONE, early=EARLY, fewest=FEWEST, exact=EXACT)]
     layouts: dict[str, list[Row]] = {}
     for layout in dict.fromkeys(record["layout"] for record in records):
         own = [record for record in records if record["layout"] == layout and record["finished"]]
