@@ -6,15 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 from experiments.compare.paired_rounds import EXACT, FEWEST, Saved, saved
 from experiments.compare.statistics import Wait, Waiting, holm, waiting
 from experiments.compare.tables import NONE, chance, percent, rounds
 from experiments.reproduce.mavericks_picture import figure
-from experiments.reproduce.mavericks_targets import LEAD, targets_table, wait
-
-Record = dict[str, Any]
+from experiments.reproduce.mavericks_records import Record, check_alike, wait
+from experiments.reproduce.mavericks_targets import LEAD, targets_table
 
 SHARE_OF_BEST = 0.99
 """Of the best accuracy of uniform selection: the target."""
@@ -95,8 +93,13 @@ def write_page(folder: Path, name: str, records: Sequence[Record]) -> None:
         folder: where to.
         name: of the files, without suffix.
         records: a line a run, by layout, selector and seed.
+
+    Raises:
+        FedsimError: runs of one layout have different settings.
     """
-    total = max((record["total"] for record in records), default=0)
+    for layout in dict.fromkeys(record["layout"] for record in records):
+        check_alike(layout, records)
+    total = " or ".join(map(str, sorted({record["total"] for record in records}))) or "no"
     text = [HEAD.format(total=total, none=NONE, early=EARLY, fewest=FEWEST, exact=EXACT)]
     layouts: dict[str, list[Row]] = {}
     for layout in dict.fromkeys(record["layout"] for record in records):
@@ -104,15 +107,14 @@ def write_page(folder: Path, name: str, records: Sequence[Record]) -> None:
         if any(record["selector"] == "uniform" for record in own):
             layouts[layout] = rows(own)
     if layouts:
-        figure(layouts, {layout: tau(of[0].runs) for layout, of in layouts.items()}, TITLES, total).savefig(
-            folder / f"{name}.png", dpi=100
-        )
+        taus = {layout: tau(of[0].runs) for layout, of in layouts.items()}
+        figure(layouts, taus, TITLES).savefig(folder / f"{name}.png", dpi=100)
         text.append(f"![Accuracy, runs at the target, Mavericks chosen and rounds saved]({name}.png)")
     for layout, found in layouts.items():
         text += [f"## {TITLES[layout]}", _lead(found), table(found)]
         if layout == "one_exclusive":
             main = [run for row in found if row.selector in MAIN for run in row.runs]
-            text += ["### Other targets", LEAD, targets_table(main, total)]
+            text += ["### Other targets", LEAD, targets_table(main, main[0]["total"])]
     missing = [f"{r['layout']}, `{r['selector']}`, seed {r['seed']}" for r in records if not r["finished"]]
     if missing:
         text += ["## Runs that did not finish", "\n".join(f"- {line}" for line in missing)]
@@ -128,12 +130,12 @@ def rows(records: Sequence[Record]) -> list[Row]:
     """The selectors on one layout, ``uniform`` first, then as they come.
 
     Args:
-        records: finished runs of the layout.
+        records: finished runs of the layout, of the same settings.
     """
     selectors = dict.fromkeys(["uniform", *(record["selector"] for record in records)])
     runs = {name: [record for record in records if record["selector"] == name] for name in selectors}
     target = tau(runs["uniform"])
-    total = max(record["total"] for record in records)
+    total = records[0]["total"]
     own = {record["seed"]: tau([record]) for record in runs["uniform"]}
     waits = {name: {record["seed"]: wait(record, target) for record in of} for name, of in runs.items()}
     against = {name: saved(waits[name], waits["uniform"], total) for name in selectors if name != "uniform"}
