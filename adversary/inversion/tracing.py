@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -43,6 +44,8 @@ def _must_stay(node: fx.Node) -> bool:
     """Whether an operation writes into tensors or draws random numbers, so that no two of a kind are alike."""
     if node.op != "call_function":
         return False
+    if node.target is operator.getitem:  # one of an operation's several results
+        return False
     if not isinstance(node.target, torch._ops.OpOverload):
         return True
     return node.target._schema.is_mutable or torch.Tag.nondeterministic_seeded in node.target.tags
@@ -57,7 +60,9 @@ def _fold(module: fx.GraphModule) -> None:
         elif node.op == "call_function" and all(source in constants for source in node.all_input_nodes):
             arguments, named = (map_arg(given, constants.__getitem__) for given in (node.args, node.kwargs))
             value = node.target(*arguments, **named)
-            if isinstance(value, Tensor):
+            if not isinstance(value, Tensor):
+                constants[node] = value  # several results, of which each is folded where it is taken
+            else:
                 name = f"folded_{node.name}"
                 module.register_buffer(name, value)
                 with module.graph.inserting_before(node):

@@ -14,6 +14,10 @@ from fedsim import seeding
 
 RESAMPLES = 10_000
 """Of the bootstrap."""
+FEWEST = 5
+"""Pairs for an interval: of fewer, resamples are too much alike."""
+EXACT = 13
+"""Pairs up to which all their signs, 2^13 at most, are gone through."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +27,11 @@ class Saved:
     Attributes:
         count: pairs.
         difference: mean over pairs; below 0 where the first is sooner. ``None`` without pairs.
-        low: lower end of its interval, from pairs drawn again; ``None`` with fewer than two.
+        low: lower end of its interval, from pairs drawn again; ``None`` with fewer than ``FEWEST``.
         high: upper end.
         share: the difference, as a share of the second's mean rounds; ``None`` where those are 0.
-        p: chance of ranks this one-sided if there is no difference (Wilcoxon's signed-rank test, two-sided);
-            ``None`` with fewer than two pairs.
+        p: chance of ranks this one-sided if there is no difference (``signed_ranks``); ``None`` with fewer than two
+            pairs.
         censored: runs of the first that never got there, and of the second.
     """
 
@@ -63,9 +67,29 @@ def saved(first: Mapping[int, Wait], second: Mapping[int, Wait], total: int) -> 
     share = centre / whole if whole else None
     if len(seeds) < 2:
         return Saved(1, centre, None, None, share, None, censored)
-    low, high = resampled(differences)
-    p = float(stats.wilcoxon(differences, zero_method="pratt").pvalue) if differences.any() else 1.0
-    return Saved(len(seeds), centre, low, high, share, p, censored)
+    low, high = resampled(differences) if len(seeds) >= FEWEST else (None, None)
+    return Saved(len(seeds), centre, low, high, share, signed_ranks(differences), censored)
+
+
+def signed_ranks(differences: NDArray[np.float64]) -> float:
+    """Wilcoxon's signed-rank test, two-sided, with Pratt's zeros: the p-value.
+
+    Up to ``EXACT`` pairs it is exact, with ties and zeros too, whatever the version of SciPy makes of them: the share
+    of all signs of the ranks whose sum is as far from 0.
+
+    Args:
+        differences: float64 [N], N at least 1.
+
+    >>> signed_ranks(np.array([-20.0, -15.0, -15.0, -10.0, 0.0]))
+    0.125
+    """
+    ranks = np.sign(differences) * stats.rankdata(np.abs(differences))
+    if not ranks.any():
+        return 1.0
+    if len(ranks) > EXACT:
+        return float(stats.wilcoxon(differences, zero_method="pratt").pvalue)
+    signs = 1 - 2 * (np.arange(1 << len(ranks))[:, None] >> np.arange(len(ranks)) & 1)
+    return float(np.mean(np.abs(signs @ ranks) >= abs(ranks.sum())))
 
 
 def resampled(values: NDArray[np.float64]) -> tuple[float, float]:

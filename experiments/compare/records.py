@@ -9,7 +9,19 @@ from statistics import median
 
 from experiments.compare.grid import Cell, Job
 from experiments.compare.running import finished
-from experiments.compare.statistics import Mean, Paired, Wait, Waiting, holm, log_rank, mean, paired, pairs, waiting
+from experiments.compare.statistics import (
+    Mean,
+    Paired,
+    Wait,
+    Waiting,
+    first_at,
+    holm,
+    log_rank,
+    mean,
+    paired,
+    pairs,
+    waiting,
+)
 from experiments.run_folder import RunFolder
 
 SHARE_OF_BEST = 0.99
@@ -52,10 +64,7 @@ class Outcome:
 
     def wait_for(self, target: float) -> Wait:
         """The first evaluated round at the target; a run that never got there, or failed before, is censored."""
-        for round, accuracy in self.accuracies.items():
-            if accuracy >= target:
-                return Wait(round, reached=True)
-        return Wait(self.last, reached=False)
+        return first_at(self.accuracies, target, self.last)
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,23 @@ class Wait:
     reached: bool
 
 
+def first_at(accuracies: Mapping[int, float], target: float, last: int) -> Wait:
+    """The first evaluated round of a run at the target.
+
+    Args:
+        accuracies: by evaluated round, in order.
+        target: at or above which is looked for.
+        last: round of the run, in which one that never got there is censored.
+
+    >>> first_at({0: 0.1, 5: 0.4, 10: 0.7}, 0.4, 10), first_at({0: 0.1}, 0.4, 10)
+    (Wait(round=5, reached=True), Wait(round=10, reached=False))
+    """
+    for round, accuracy in accuracies.items():
+        if accuracy >= target:
+            return Wait(round, reached=True)
+    return Wait(last, reached=False)
+
+
 def mean(values: Sequence[float]) -> Mean:
     """The mean with Student's interval.
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from experiments.report.records import Run, Victim, integer, number
-from experiments.report.story import RECOGNISABLE
+from experiments.report.story import recovered
 from experiments.run_folder import Record
 from server.selection.distances import l1, normalised
 
@@ -32,7 +32,7 @@ def ledger(run: Run) -> list[Record]:
         image_psnr: of the best single image in any.
         baseline_psnr, mean_colour_psnr: the best that a uniform grey, and each image's own mean colour, score over the
             same attacks: who is attacked more often has more chances of a high best score with nothing learned.
-        recovered: reconstructions at ``RECOGNISABLE`` or above.
+        recovered: reconstructions at ``RECOGNISABLE`` or above that are whole and better than the grey.
         label_accuracy: the best share of its labels found.
         baseline_label_accuracy: the best share that a guess of every class equally often finds over the same attacks.
     """
@@ -118,7 +118,7 @@ def _learned(victims: Sequence[Victim], classes: int) -> dict[str, Any]:
         "image_psnr": max(each, default=best.counted if best else None),
         "baseline_psnr": _most([victim.baseline_psnr for victim in victims]),
         "mean_colour_psnr": _most([victim.mean_colour_psnr for victim in victims]),
-        "recovered": sum(victim.counted >= RECOGNISABLE for victim in victims),
+        "recovered": sum(map(recovered, victims)),
         "label_accuracy": _most([victim.label_accuracy for victim in victims]),
         "baseline_label_accuracy": _most([guessed_labels(victim.labels_true, classes) for victim in victims]),
     }

@@ -76,6 +76,14 @@ def finer_percent(value: float) -> str:
     return f"{100 * value:.1f}{SPACE}%"
 
 
+def recovered(victim: Victim) -> bool:
+    """Whether a reconstruction is recognisable, whole, and better than a uniform grey.
+
+    An attack that gave nothing is scored as the grey guess, which alone reaches ``RECOGNISABLE`` on dull pictures.
+    """
+    return not victim.failed and victim.counted >= RECOGNISABLE and victim.counted > (victim.baseline_psnr or 0.0)
+
+
 def verdict(psnr: float, flat: float | None) -> str:
     """What a PSNR means for the eye.
 
@@ -199,7 +207,7 @@ def _row(victims: list[Victim]) -> Row:
         ssim=middle([v.ssim for v in victims if v.ssim is not None]),
         lpips=middle([v.lpips for v in victims if v.lpips is not None]),
         label_accuracy=middle([v.label_accuracy for v in victims if v.label_accuracy is not None]),
-        recovered=sum(value >= RECOGNISABLE for value in counted) / len(counted),
+        recovered=sum(map(recovered, victims)) / len(victims),
         baseline=middle([v.baseline_psnr for v in victims if v.baseline_psnr is not None]),
         flat=middle([v.mean_colour_psnr for v in victims if v.mean_colour_psnr is not None]),
         verdict=verdict_on(victims),

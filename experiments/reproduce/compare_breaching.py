@@ -45,6 +45,8 @@ THEIR_WEIGHTS = (0.2, 0.00001)
 """Of breaching's: its default, and next to nothing as ours."""
 TOGETHER = 8
 """Victims attacked at once where the rate is measured."""
+COMPILED = ("compiled, first", "compiled, again")
+"""Entries of a rate that ``--compiled`` adds."""
 
 Seen = tuple[Observation, Knowledge, Tensor, Tensor]
 
@@ -53,15 +55,19 @@ def main() -> None:
     """Measure what is missing; the lines and the page are written as results come."""
     options = _options()
     torch.set_num_threads(1)
+    options.out.mkdir(parents=True, exist_ok=True)
     lines, page = options.out / f"{NAME}.jsonl", options.out / f"{NAME}.md"
     records = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
     for job in _jobs(options):
-        if any(job.key == (r["part"], r["model"], r["iterations"], r["victim"]) for r in records):
+        if any(job.key == _key(r) and job.entries <= r.keys() for r in records):
             continue
         part, model, iterations, victim = job.key
-        records.append({"part": part, "model": model, "victim": victim, "iterations": iterations} | job.measure())
-        with lines.open("a") as file:
-            file.write(json.dumps(records[-1]) + "\n")
+        found = {"part": part, "model": model, "victim": victim, "iterations": iterations} | job.measure()
+        # A line that lacks something is measured anew as a whole: what is compared ran one after the other.
+        records = [*(r for r in records if _key(r) != job.key), found]
+        rewritten = lines.with_suffix(".new")
+        rewritten.write_text("".join(json.dumps(record) + "\n" for record in records))
+        rewritten.replace(lines)
         CONSOLE.print(records[-1])
         write(records, page)
     write(records, page)
@@ -74,10 +80,16 @@ class _Job:
     Attributes:
         key: part, network, iterations, and the victim or how many.
         measure: gives what is written down beside them.
+        entries: without which a line is not complete.
     """
 
     key: tuple[str, str, int, int]
     measure: Callable[[], dict[str, Any]]
+    entries: frozenset[str] = frozenset()
+
+
+def _key(record: dict[str, Any]) -> tuple[str, str, int, int]:
+    return record["part"], record["model"], record["iterations"], record["victim"]
 
 
 def _jobs(options: argparse.Namespace) -> Iterator[_Job]:
@@ -85,7 +97,8 @@ def _jobs(options: argparse.Namespace) -> Iterator[_Job]:
     python = options.breaching
     if "rate" in options.parts:
         rated = options.rate_iterations
-        yield _Job(("rate", "lenet", rated, TOGETHER), partial(rate, python, rated, compiled=options.compiled))
+        measure_rate = partial(rate, python, rated, compiled=options.compiled)
+        yield _Job(("rate", "lenet", rated, TOGETHER), measure_rate, frozenset(COMPILED if options.compiled else ()))
     if "prior" in options.parts:
         yield _Job(("prior", "lenet", options.iterations, TOGETHER), partial(priors, python, options.iterations))
     for victim in range(options.victims):
@@ -132,7 +145,7 @@ def rate(python: Path, iterations: int, *, compiled: bool) -> dict[str, Any]:
     for name, runs in (("breaching", theirs), ("one by one", alone)):
         record[name] = {what: sum(run[what] for run in runs) for what in ("seconds", "cpu_seconds")}
         record[name]["iterations"] = few
-    ways = [("together", False), *([("compiled, first", True), ("compiled, again", True)] if compiled else [])]
+    ways = [("together", False), *((name, True) for name in COMPILED if compiled)]
     for name, so in ways:
         wall, cpu = time.perf_counter(), _cpu_seconds()
         reconstruct_many(attack, batch, compiled=so)

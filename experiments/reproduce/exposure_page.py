@@ -32,10 +32,10 @@ depends on *when* a client is chosen as much as on how often.
 The numbers are those of each run's [exposure ledger](../selection.md#the-exposure-ledger), averaged over the clients
 of a group, then over seeds with Student's 95 % interval; with few seeds it is wide, and there is one Maverick a run.
 *Chosen*: rounds in the cohort. *Attacks*: how many of those were attacked. *Recovered*: reconstructions of
-{threshold:.0f} dB or more for each client. *Clients recovered*: share of clients with at least one. *Best PSNR*: of
-clients attacked at least once (runs in which none was are left out), and beside it the best of a uniform grey over
-the same attacks. *Labels*: mean share found of each attack; *guess* is what a guess of every class equally often
-finds. Accuracy is the last one of the test images."""
+{threshold:.0f} dB or more, and better than a uniform grey, for each client; an attack that failed is none. *Clients
+recovered*: share of clients with at least one. *Best PSNR*: of clients attacked at least once (runs in which none was
+are left out), and beside it the best of a uniform grey over the same attacks. *Labels*: mean share found of each
+attack; *guess* is what a guess of every class equally often finds. Accuracy is the last one of the test images."""
 
 LEAD = """The Maverick's numbers minus those of the same seeds' uniform runs, with Student's paired 95 % interval and
 p-value, corrected by Holm over the rows."""

@@ -22,6 +22,7 @@ from experiments.compare.records import outcome
 from experiments.compare.running import check_begun, run_all
 from experiments.experiment import Experiment
 from experiments.reproduce.mavericks_page import MAIN, write_page
+from experiments.reproduce.mavericks_records import check_alike
 from experiments.run_folder import RunFolder, read
 
 NAME = "mavericks"
@@ -95,11 +96,12 @@ def main() -> None:
     for name in options.parts:
         part = PARTS[name]
         todo = planned(part, options.runs, options.seeds if part.main else options.few, options.set)
+        check_begun(todo)  # also for the page alone: a line says with which settings its run was made
+        check_settings(options.out, part.layout, todo, options.set)
         if not options.page:
-            check_begun(todo)
             for folder, why in run_all(todo, options.workers, quiet=False).items():
                 CONSOLE.print(f"{folder} failed: {why}", markup=False)
-        remember(options.out, part.layout, todo)
+        remember(options.out, part.layout, todo, options.set)
     write_page(options.out, NAME, read(options.out / f"{NAME}.jsonl"))
 
 
@@ -116,12 +118,22 @@ def planned(part: Part, runs: Path, seeds: int, changes: Sequence[str] = ()) -> 
     return jobs(cells, runs / part.layout)
 
 
-def remember(out: Path, layout: str, done: Sequence[Job]) -> None:
+def check_settings(out: Path, layout: str, todo: Sequence[Job], changes: Sequence[str] = ()) -> None:
+    """Refuse runs that could not be compared with those of the layout that are written down.
+
+    Raises:
+        FedsimError: they differ in their rounds or changes.
+    """
+    planned_ones = [{"layout": layout, "total": _total(job), "changes": list(changes)} for job in todo]
+    check_alike(layout, [*read(out / f"{NAME}.jsonl"), *planned_ones])
+
+
+def remember(out: Path, layout: str, done: Sequence[Job], changes: Sequence[str] = ()) -> None:
     """Put what the runs of a layout left into ``mavericks.jsonl``, in place of what stood there of the same runs."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{NAME}.jsonl"
     records = {_key(record): record for record in read(path)}
-    found = [_record(layout, job) for job in done if RunFolder(job.folder).metrics.is_file()]
+    found = [_record(layout, job, changes) for job in done if RunFolder(job.folder).metrics.is_file()]
     records |= {_key(record): record for record in found}
     layouts = list(dict.fromkeys(part.layout for part in PARTS.values()))
     order = [*MAIN, *OTHERS]
@@ -139,16 +151,22 @@ def _key(record: dict[str, Any]) -> tuple[str, str, int]:
     return record["layout"], record["selector"], record["seed"]
 
 
-def _record(layout: str, job: Job) -> dict[str, Any]:
+def _total(job: Job) -> int:
+    return job.experiment.config.training.rounds
+
+
+def _record(layout: str, job: Job, changes: Sequence[str]) -> dict[str, Any]:
     found, own = outcome(job), mavericks(job.experiment)
     metrics = RunFolder(job.folder).read_metrics()
     return {
         "layout": layout,
         "selector": job.experiment.config.selection.name,
         "seed": job.seed,
-        "total": job.experiment.config.training.rounds,
+        "total": _total(job),
+        "changes": list(changes),
         "finished": found.finished,
         "last": found.last,
+        "rounds": list(found.accuracies),
         "accuracies": [round(value, 5) for value in found.accuracies.values()],
         "mavericks": [len(own & set(m["clients"])) for m in metrics if m["round"]],
         "seconds": round(found.seconds, 1),

@@ -6,15 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
-from experiments.compare.paired_rounds import Saved, saved
+from experiments.compare.paired_rounds import EXACT, FEWEST, Saved, saved
 from experiments.compare.statistics import Wait, Waiting, holm, waiting
 from experiments.compare.tables import NONE, chance, percent, rounds
 from experiments.reproduce.mavericks_picture import figure
-from experiments.reproduce.mavericks_targets import LEAD, targets_table, wait
-
-Record = dict[str, Any]
+from experiments.reproduce.mavericks_records import Record, check_alike, wait
+from experiments.reproduce.mavericks_targets import LEAD, targets_table
 
 SHARE_OF_BEST = 0.99
 """Of the best accuracy of uniform selection: the target."""
@@ -58,11 +56,11 @@ seed of `uniform` in that layout (the pooled maximum), fixed before any other se
 each seed's own uniform run instead. The median is Kaplan and Meier's with its 95 % interval; a run that did not get
 there within {total} rounds is censored, and {none} is what these runs do not show. *Saved* is the mean over pairs of
 the same seed of the rounds below tau within {total} rounds, minus those of `uniform` (negative: sooner), with its 95 %
-paired bootstrap interval (percentiles of 10,000 resamples of seeds); p is Wilcoxon's signed-rank test on the same
-differences, corrected by Holm over the main selectors (fedemd, shapley, greedyfed) and over the others apart. With
-five seeds or fewer no p below 0.06 is possible, and the intervals are rough: those rows are a first look; `--few N`
-adds seeds. *Mavericks chosen* is their mean number in a cohort in the first and the last {early} rounds (uniform:
-0.1 a Maverick)."""
+paired bootstrap interval (percentiles of 10,000 resamples of seeds; none below {fewest} pairs); p is Wilcoxon's
+signed-rank test on the same differences (exact up to {exact} pairs: all signs of the ranks), corrected by Holm over
+the main selectors (fedemd, shapley, greedyfed) and over the others apart. With five seeds or fewer no p below 0.06 is
+possible, and with five the intervals are rough: those rows are a first look; `--few N` adds seeds. *Mavericks
+chosen* is their mean number in a cohort in the first and the last {early} rounds (uniform: 0.1 a Maverick)."""
 
 
 @dataclass(frozen=True)
@@ -95,24 +93,28 @@ def write_page(folder: Path, name: str, records: Sequence[Record]) -> None:
         folder: where to.
         name: of the files, without suffix.
         records: a line a run, by layout, selector and seed.
+
+    Raises:
+        FedsimError: runs of one layout have different settings.
     """
-    total = max((record["total"] for record in records), default=0)
-    text = [HEAD.format(total=total, none=NONE, early=EARLY)]
+    for layout in dict.fromkeys(record["layout"] for record in records):
+        check_alike(layout, records)
+    total = " or ".join(map(str, sorted({record["total"] for record in records}))) or "no"
+    text = [HEAD.format(total=total, none=NONE, early=EARLY, fewest=FEWEST, exact=EXACT)]
     layouts: dict[str, list[Row]] = {}
     for layout in dict.fromkeys(record["layout"] for record in records):
         own = [record for record in records if record["layout"] == layout and record["finished"]]
         if any(record["selector"] == "uniform" for record in own):
             layouts[layout] = rows(own)
     if layouts:
-        figure(layouts, {layout: tau(of[0].runs) for layout, of in layouts.items()}, TITLES, total).savefig(
-            folder / f"{name}.png", dpi=100
-        )
+        taus = {layout: tau(of[0].runs) for layout, of in layouts.items()}
+        figure(layouts, taus, TITLES).savefig(folder / f"{name}.png", dpi=100)
         text.append(f"![Accuracy, runs at the target, Mavericks chosen and rounds saved]({name}.png)")
     for layout, found in layouts.items():
         text += [f"## {TITLES[layout]}", _lead(found), table(found)]
         if layout == "one_exclusive":
             main = [run for row in found if row.selector in MAIN for run in row.runs]
-            text += ["### Other targets", LEAD, targets_table(main, total)]
+            text += ["### Other targets", LEAD, targets_table(main, main[0]["total"])]
     missing = [f"{r['layout']}, `{r['selector']}`, seed {r['seed']}" for r in records if not r["finished"]]
     if missing:
         text += ["## Runs that did not finish", "\n".join(f"- {line}" for line in missing)]
@@ -128,12 +130,12 @@ def rows(records: Sequence[Record]) -> list[Row]:
     """The selectors on one layout, ``uniform`` first, then as they come.
 
     Args:
-        records: finished runs of the layout.
+        records: finished runs of the layout, of the same settings.
     """
     selectors = dict.fromkeys(["uniform", *(record["selector"] for record in records)])
     runs = {name: [record for record in records if record["selector"] == name] for name in selectors}
     target = tau(runs["uniform"])
-    total = max(record["total"] for record in records)
+    total = records[0]["total"]
     own = {record["seed"]: tau([record]) for record in runs["uniform"]}
     waits = {name: {record["seed"]: wait(record, target) for record in of} for name, of in runs.items()}
     against = {name: saved(waits[name], waits["uniform"], total) for name in selectors if name != "uniform"}

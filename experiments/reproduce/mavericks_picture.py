@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.compare.statistics import mean
+from experiments.reproduce.mavericks_records import accuracies
 
 if TYPE_CHECKING:
     from experiments.reproduce.mavericks_page import Row
@@ -18,16 +19,13 @@ WINDOW = 25
 """Rounds over which selections of Mavericks are averaged."""
 
 
-def figure(
-    layouts: Mapping[str, Sequence[Row]], taus: Mapping[str, float], titles: Mapping[str, str], total: int
-) -> Figure:
+def figure(layouts: Mapping[str, Sequence[Row]], taus: Mapping[str, float], titles: Mapping[str, str]) -> Figure:
     """Four panels: accuracy, runs at the target, Mavericks chosen, and rounds saved.
 
     Args:
         layouts: the selectors on each layout, ``uniform`` first.
         taus: the target accuracy of each.
         titles: of the layouts.
-        total: rounds of a run.
     """
     first = next(iter(layouts))
     most = max(len(row.runs) for row in layouts[first])
@@ -37,7 +35,7 @@ def figure(
     _accuracies(accuracy, main)
     accuracy.axhline(taus[first], color="grey", linestyle=":", linewidth=1)
     accuracy.set_title(f"{titles[first]}: mean accuracy, 95 % interval")
-    _reached(reached, main, total)
+    _reached(reached, main, main[0].runs[0]["total"])
     reached.set_title(f"runs at tau = {100 * taus[first]:.1f} % (Kaplan-Meier)")
     _chosen(chosen, main)
     chosen.set_title(f"Mavericks in a cohort, mean of {WINDOW} rounds")
@@ -52,14 +50,16 @@ def figure(
 def _accuracies(panel: Axes, rows: Sequence[Row]) -> None:
     best = 0.0
     for place, row in enumerate(rows):
-        points = [mean(values) for values in zip(*(run["accuracies"] for run in row.runs), strict=False)]
+        each = [accuracies(run) for run in row.runs]
+        evaluated = [round for round in each[0] if all(round in one for one in each)]
+        points = [mean([one[round] for one in each]) for round in evaluated]
         centres = [point.value or 0.0 for point in points]
         best = max(best, *centres)
-        panel.plot(centres, color=f"C{place}", label=row.selector, linewidth=1.2)
+        panel.plot(evaluated, centres, color=f"C{place}", label=row.selector, linewidth=1.2)
         around = [(p.low, p.high) for p in points if p.low is not None and p.high is not None]
         if len(around) == len(points):
             low, high = zip(*around, strict=True)
-            panel.fill_between(range(len(points)), low, high, color=f"C{place}", alpha=0.15)
+            panel.fill_between(evaluated, low, high, color=f"C{place}", alpha=0.15)
     panel.set_ylim(0.5 * best, 1.03 * best)
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from experiments.compare.paired_rounds import saved
 from experiments.compare.statistics import Wait, waiting
 from experiments.compare.tables import NONE, rounds
-
-Record = dict[str, Any]
+from experiments.reproduce.mavericks_records import Record, wait
 
 SHARES = (0.80, 0.85, 0.90, 0.93, 0.95, 0.97, 0.98, 0.99)
 """Of the best accuracy of uniform selection."""
@@ -17,14 +15,6 @@ SHARES = (0.80, 0.85, 0.90, 0.93, 0.95, 0.97, 0.98, 0.99)
 LEAD = """\
 The same runs asked for other shares of the best accuracy of `uniform`: the median of the first round there, and
 beside it the mean of rounds saved, as above. Looked at afterwards, and without tests."""
-
-
-def wait(record: Record, target: float) -> Wait:
-    """The first round of a run at the target."""
-    for round, accuracy in enumerate(record["accuracies"]):
-        if accuracy >= target:
-            return Wait(round, reached=True)
-    return Wait(record["last"], reached=False)
 
 
 def targets_table(records: Sequence[Record], total: int) -> str:

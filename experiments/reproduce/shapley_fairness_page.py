@@ -49,7 +49,8 @@ def write_page(folder: Path, name: str, records: Sequence[Record]) -> None:
         records: a line a Maverick and round.
     """
     seeds = len({record["seed"] for record in records})
-    text = [HEAD.format(seeds=seeds, rounds=len(records), resamples=RESAMPLES)]
+    rounds = len({(record["seed"], record["round"]) for record in records})  # both metrics are of the same cohorts
+    text = [HEAD.format(seeds=seeds, rounds=rounds, resamples=RESAMPLES)]
     metrics = [metric for metric in TITLES if any(record["metric"] == metric for record in records)]
     if metrics:
         figure(records, metrics).savefig(folder / f"{name}.png", dpi=100)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import torch
@@ -46,7 +47,7 @@ class Fold:
             given = phi.tolist()
             raise invalid("fold: steps", given, f"must rise within 0 and {len(self.teacher) - 1}", "Correct them")
 
-    @property
+    @cached_property
     def student(self) -> Schedule:
         """The student's schedule: ``alpha_bar'_t = alpha_bar_{phi_t}``."""
         return Schedule(self.teacher.alpha_bar[self.steps])

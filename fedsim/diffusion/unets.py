@@ -12,6 +12,9 @@ from fedsim.errors import FedsimError, invalid
 from fedsim.models import InputShape
 from fedsim.registry import Registry
 
+HEAD = 8
+"""Channels of an attention head; diffusers' default."""
+
 NETWORKS: Registry[nn.Module] = Registry("diffusion network", "fedsim.diffusion", imports=True)
 
 
@@ -25,13 +28,13 @@ class UNet(nn.Module):
     Args:
         input_shape: channels, height, width; both sides divisible by 2 for each halving.
         widths: channels at each size.
-        layers: residual blocks at each size.
+        layers: residual blocks at each size, 1 or more.
         groups: of the group norms; divides every width.
-        attention: whether the middle block attends over the smallest size.
+        attention: whether the middle block attends over the smallest size, in heads of 8 channels.
         classes: of class labels to condition on; 0 for none.
 
     Raises:
-        FedsimError: sides or widths are not divisible, or diffusers is not installed.
+        FedsimError: sides or widths are not divisible, a number is out of its range, or diffusers is not installed.
     """
 
     def __init__(
@@ -44,7 +47,8 @@ class UNet(nn.Module):
         classes: int = 0,
     ) -> None:
         super().__init__()
-        _check(input_shape, widths, groups)
+        _check_sizes(input_shape, widths, groups)
+        _check_parts(widths, layers, attention, classes)
         channels, height, width = input_shape
         inner = _diffusers().UNet2DModel(
             sample_size=(height, width),
@@ -56,6 +60,7 @@ class UNet(nn.Module):
             layers_per_block=layers,
             norm_num_groups=groups,
             add_attention=attention,
+            attention_head_dim=HEAD,
             num_class_embeds=classes or None,
         )
         _use_plain_attention(inner)
@@ -133,7 +138,22 @@ def _use_plain_attention(network: nn.Module) -> None:
             module.upcast_softmax = False  # it casts to float32, where whoever inverts gradients needs float64
 
 
-def _check(input_shape: InputShape, widths: tuple[int, ...], groups: int) -> None:
+def _check_parts(widths: tuple[int, ...], layers: int, attention: bool, classes: int) -> None:
+    field = "diffusion network unet"
+    if layers < 1:
+        raise invalid(f"{field}: layers", layers, "there must be 1 or more residual blocks at each size", "Give 1")
+    if classes < 0:
+        raise invalid(f"{field}: classes", classes, "must be 0 or more", "Give 0 for a network without labels")
+    if attention and widths[-1] % HEAD:
+        raise invalid(
+            f"{field}: widths",
+            widths,
+            f"attention has heads of {HEAD} channels, so that the last width must be divisible by {HEAD}",
+            "Choose another last width, or set attention = false",
+        )
+
+
+def _check_sizes(input_shape: InputShape, widths: tuple[int, ...], groups: int) -> None:
     field = "diffusion network unet"
     if not widths or min(widths) < 1:
         raise invalid(f"{field}: widths", widths, "there must be one or more, above 0", "(32, 64, 64) is usual")

@@ -74,9 +74,9 @@ class Values(Generic[P]):
 
     Attributes:
         values: in units of the utility.
-        errors: standard error of each value over the permutations drawn; 0 where it is exact. What
-            truncation leaves out is not in it.
-        degrees: of freedom behind ``errors``; 0 where nothing was drawn.
+        errors: standard error of each value over the permutations drawn; 0 where it is exact, infinite where too
+            few were drawn to know it. What truncation leaves out is not in it.
+        degrees: of freedom behind ``errors``; 0 where nothing was drawn, or too little.
         evaluations: coalitions measured for it, that of nobody included.
         permutations: how many were drawn.
         stopped_by: ``all`` (nothing was drawn, or every coalition came to be known), ``precision`` (errors are
@@ -100,9 +100,9 @@ class Values(Generic[P]):
         return self.errors.get(player, 0.0)
 
     def interval(self, player: P, level: float = 0.95) -> tuple[float, float]:
-        """Confidence interval of a player's value by Student's t; a point where nothing was drawn."""
+        """Confidence interval of a player's value by Student's t; a point where it is exact."""
         value, error = self.values[player], self.error(player)
-        half = error * float(stats.t.ppf((1 + level) / 2, self.degrees)) if self.degrees else 0.0
+        half = error * float(stats.t.ppf((1 + level) / 2, self.degrees)) if self.degrees else error
         return value - half, value + half
 
 

@@ -14,6 +14,7 @@ from server.contribution.game import P, Remembered, Utility, Values, check_playe
 from server.contribution.marginals import Marginals
 
 _LEAST_SWEEPS = 3  # of two, the standard error itself is too uncertain to stop by
+_FEW = 8  # players of whose coalitions three sweeps may take more than half
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,11 @@ class Effort:
             players then get 0 from it. In units of the utility.
         precision: stop when the standard error of all values together is at most this share of their distance
             from their mean, as it is that distance which ranks players.
-        budget: coalitions measured at most, that of nobody included; by default half of all, ``2^(m - 1)``, but
-            no more than 100 a player.
-        most: orders walked at most; by default 50 a player. The first three sweeps of m orders are walked in any
-            case.
+        budget: coalitions measured at most, that of nobody included; one sweep of m orders, ``m (m - 1) + 2``, must
+            fit. By default half of all, ``2^(m - 1)``, but no more than 100 a player; up to 8 players three sweeps
+            are then walked in any case, and of more one.
+        most: orders walked at most; by default 50 a player. The first three sweeps are walked in any case, where the
+            budget holds them.
 
     Raises:
         FedsimError: a number out of its range.
@@ -42,7 +44,7 @@ class Effort:
     def __post_init__(self) -> None:
         for name, smallest in (("truncation", 0), ("precision", 0), ("budget", 1), ("most", 1)):
             value = getattr(self, name)
-            if value is not None and value < smallest:
+            if value is not None and not value >= smallest:  # NaN is not
                 raise invalid(name, value, f"must be {smallest} or more", "Correct it")
 
 
@@ -60,7 +62,7 @@ def gtg(
     player comes once in every place of a sweep, not in the first alone. A value is the mean over places of the
     mean over all different marginal contributions known for that place, whichever orders measured their two
     coalitions, so that it becomes exact when everything is known. It stops by its own standard error, or before a
-    sweep that might go beyond the budget.
+    sweep that might go beyond the budget. After one sweep alone errors are not known, and infinite.
 
     Args:
         players: any hashable names, each once.
@@ -70,9 +72,10 @@ def gtg(
         effort: when to cut and to stop.
 
     Raises:
-        FedsimError: no players, or one named twice.
+        FedsimError: no players, or one named twice; or more of them than one sweep within the budget takes.
     """
     players, effort = check_players(players), effort or Effort()
+    _check_budget(len(players), effort)
     remembered = Remembered(utility)
     before, after = gains(players, remembered)
     if abs(after - before) <= round_truncation:
@@ -97,13 +100,26 @@ def gtg(
     )
 
 
+def _check_budget(size: int, effort: Effort) -> None:
+    """Refuse a budget within which not every player might come in every place.
+
+    Each place but the last has m coalitions in a sweep at most; nobody and everybody are measured beside them.
+    """
+    least = min(size * (size - 1) + 2, 1 << size)
+    if effort.budget is not None and effort.budget < least:
+        problem = f"one sweep over {size} players measures up to {least} coalitions"
+        raise invalid("budget", effort.budget, problem, f"Give {least} or more, or leave it out")
+
+
 def _beyond(orders: NDArray[np.int64], known: Marginals, effort: Effort) -> str | None:
     """Whether walking these orders might cost more than allowed."""
+    budget, free = effort.budget, 0  # the first sweep fits
+    if budget is None:
+        budget, free = min((1 << known.size) // 2, 100 * known.size), _LEAST_SWEEPS if known.size <= _FEW else 1
+    if known.sweeps >= free and known.coalitions + known.unknown(orders) > budget:
+        return "budget"
     if known.sweeps < _LEAST_SWEEPS:
         return None
-    budget = min((1 << known.size) // 2, 100 * known.size) if effort.budget is None else effort.budget
-    if known.coalitions + known.unknown(orders) > budget:
-        return "budget"
     most = 50 * known.size if effort.most is None else effort.most
     return "permutations" if (known.sweeps + 1) * known.size > most else None
 

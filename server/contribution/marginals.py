@@ -46,10 +46,6 @@ class Marginals:
         paths = np.array([1 << i for i in range(self.size)], dtype=object)[orders].cumsum(1)
         return len(set(paths.ravel().tolist()) - self._worth.keys())
 
-    def knows(self, coalition: int) -> bool:
-        """Whether its worth is known."""
-        return coalition in self._worth
-
     def worth(self, coalition: int) -> float:
         """What a known coalition is worth."""
         return self._worth[coalition]
@@ -80,16 +76,19 @@ class Marginals:
         The value of a player is the mean over places of the mean marginal in that place. Labels being drawn at
         random, the marginals known for a place are a random sample, without replacement, of all there are; hence
         it is unbiased. What the values lack to the gain is shared equally among those whose value is uncertain, so
-        that who never adds anything gets exactly nothing. Errors are the jackknife's over sweeps, whose variance
+        that who never adds anything gets exactly nothing. After one sweep alone nobody is certain but who added
+        nothing in it, and errors are infinite. Errors are the jackknife's over sweeps, whose variance
         is not too small in the mean (Efron and Stein, Annals of Statistics 9(3), 1981).
         """
         means = self._place_means()
         values, without_one = means[0], means[1:]
         if self.complete:
             return values, np.zeros(self.size)
-        uncertain = _jackknife(without_one) > 0
+        uncertain = _jackknife(without_one) > 0 if self.sweeps > 1 else values != 0
         shares = uncertain / max(uncertain.sum(), 1)
         values = values + shares * (self._gain - values.sum())
+        if self.sweeps == 1:
+            return values, np.full(self.size, np.inf)
         without_one = without_one + shares * (self._gain - without_one.sum(1, keepdims=True))
         return values, np.sqrt(_jackknife(without_one))
 

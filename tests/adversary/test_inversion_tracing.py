@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.func import grad
+from torch.func import grad, grad_and_value, vmap
 from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn import functional
 
 from adversary.inversion.tracing import traced
+from fedsim import seeding
+
+
+def operations(module: GraphModule) -> int:
+    return sum(node.op == "call_function" for node in module.graph.nodes)
 
 
 def calls(module: GraphModule, name: str) -> int:
@@ -52,6 +59,40 @@ def test_derivatives_stay_the_same_to_the_bit() -> None:
 
     x = torch.rand(3, 4)
     assert traced(function, torch.rand(3, 4))(x).equal(function(x))
+
+
+def test_operations_of_several_results_are_shortened_too() -> None:
+    """Pooling gives the largest values and where they were; both derivatives of a step come through it."""
+    draws = seeding.generator(0, "test", "tracing")
+    weight, target = torch.randn(4, 2, 3, 3, generator=draws), torch.randn(4, 2, 3, 3, generator=draws)
+
+    def loss(x: Tensor, w: Tensor) -> Tensor:
+        return functional.max_pool2d(functional.conv2d(x, w).sigmoid(), 2).square().sum()
+
+    def one(x: Tensor) -> tuple[Tensor, Tensor]:
+        return grad_and_value(lambda z: (grad(loss, argnums=1)(z, weight) - target).square().sum())(x)
+
+    step, examples = vmap(one), torch.rand(3, 1, 2, 8, 8, generator=draws)
+    found, plain = traced(step, examples), make_fx(step)(examples)
+    plain.graph.eliminate_dead_code()
+    assert calls(found, "getitem") > 0
+    assert operations(found) < 0.9 * operations(plain)
+    x = torch.rand(3, 1, 2, 8, 8, generator=draws)
+    for ours, theirs in zip(found(x), step(x), strict=True):
+        assert ours.equal(theirs)
+
+
+def test_several_results_of_constants_are_computed_once() -> None:
+    constant = torch.rand(2, 5)
+
+    def function(x: Tensor) -> Tensor:
+        values, places = constant.max(dim=1)
+        return x * values + places
+
+    found = traced(function, torch.rand(2))
+    assert (calls(found, "max"), calls(found, "getitem")) == (0, 0)
+    x = torch.rand(2)
+    assert found(x).equal(function(x))
 
 
 def test_functions_that_write_or_draw_are_left_as_they_are() -> None:

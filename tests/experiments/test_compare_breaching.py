@@ -75,6 +75,29 @@ def test_what_has_a_line_is_not_measured_again(tmp_path: Path, monkeypatch: pyte
     assert len(asked) == 2
 
 
+def test_a_rate_without_the_compiled_step_is_completed_by_a_call_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder that is not there yet; a call without it is content with a line that has it."""
+    asked = []
+
+    def measure(_: Path, iterations: int, *, compiled: bool) -> dict[str, Any]:
+        asked.append(compiled)
+        ways = ["breaching", "one by one", "together", *(compare_breaching.COMPILED if compiled else ())]
+        return {way: {"iterations": iterations, "seconds": 2.0, "cpu_seconds": 1.0} for way in ways}
+
+    monkeypatch.setattr(compare_breaching, "rate", measure)
+    out = tmp_path / "new" / "folder"
+    options = ["compare", "--out", str(out), "--breaching", sys.executable, "--parts", "rate"]
+    for more, expected in (([], 1), ([], 1), (["--compiled"], 2), (["--compiled"], 2), ([], 2)):
+        monkeypatch.setattr(sys, "argv", [*options, *more])
+        compare_breaching.main()
+        assert len(asked) == expected
+        assert (out / "compare-breaching.jsonl").read_text().count("\n") == 1
+    assert asked == [False, True]
+    assert (out / "compare-breaching.md").read_text().count("| compiled, again |") == 1
+
+
 def test_networks_take_turns_so_that_a_run_broken_off_has_some_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["compare", "--breaching", sys.executable, "--parts", "quality", "--victims", "2"])
     keys = [(job.key[1], job.key[3]) for job in compare_breaching._jobs(compare_breaching._options())]

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from scipy import stats
 
@@ -14,7 +15,7 @@ from experiments import Experiment
 from experiments.compare.charts import curve
 from experiments.compare.grid import Cell
 from experiments.compare.page import render
-from experiments.compare.paired_rounds import resampled, saved
+from experiments.compare.paired_rounds import resampled, saved, signed_ranks
 from experiments.compare.records import Comparison, Outcome, compared
 from experiments.compare.statistics import Wait, holm, log_rank, mean, paired, waiting
 from experiments.compare.story import answer
@@ -204,27 +205,61 @@ def test_the_json_says_what_the_table_says() -> None:
 
 
 def test_rounds_saved_are_paired_by_seed_and_a_run_that_never_got_there_counts_as_all_rounds() -> None:
-    first = {0: Wait(10, reached=True), 1: Wait(20, reached=True), 2: Wait(30, reached=True), 7: Wait(1, reached=True)}
-    second = {0: Wait(30, reached=True), 1: Wait(35, reached=True), 2: Wait(40, reached=False)}
+    first = {i: Wait(n, reached=True) for i, n in ((0, 10), (1, 20), (2, 30), (3, 10), (4, 14), (7, 1))}
+    second = {i: Wait(n, reached=True) for i, n in ((0, 30), (1, 35), (3, 24), (4, 30))} | {2: Wait(40, reached=False)}
     found = saved(first, second, total=40)
-    assert (found.count, found.difference, found.censored) == (3, -15.0, (0, 1))
-    assert found.share == pytest.approx(-15 / 35)
+    assert (found.count, found.difference, found.censored) == (5, -15.0, (0, 1))
+    assert found.share == pytest.approx(-15 / 31.8)
     assert found.low is not None
     assert found.high is not None
     assert -20 <= found.low < -15 < found.high <= -10
-    assert found.p == pytest.approx(stats.wilcoxon([-20, -15, -10]).pvalue) == 0.25
+    assert found.p == pytest.approx(stats.wilcoxon([-20, -15, -10, -14, -16]).pvalue) == 0.0625
     assert saved(first, second, total=40) == found
     # whatever round a censored run was last seen in, it counts as the total
     assert saved(first, second | {2: Wait(12, reached=False)}, total=40) == found
 
 
 def test_rounds_saved_without_pairs_or_differences_prove_nothing() -> None:
-    never = {seed: Wait(40, reached=False) for seed in range(4)}
+    never = {seed: Wait(40, reached=False) for seed in range(5)}
     same = saved(never, never, total=40)
-    assert (same.difference, same.low, same.high, same.p, same.censored) == (0.0, 0.0, 0.0, 1.0, (4, 4))
+    assert (same.difference, same.low, same.high, same.p, same.censored) == (0.0, 0.0, 0.0, 1.0, (5, 5))
     assert saved({0: Wait(1, reached=True)}, {1: Wait(2, reached=True)}, 9).difference is None
     one = saved({0: Wait(1, reached=True)}, {0: Wait(2, reached=True)}, 9)
     assert (one.difference, one.low, one.p) == (-1.0, None, None)
+
+
+def test_below_five_pairs_rounds_saved_have_no_interval() -> None:
+    first, second = ({seed: Wait(start + seed, reached=True) for seed in range(4)} for start in (1, 9))
+    four = saved(first, second, total=40)
+    assert (four.difference, four.low, four.high, four.p) == (-8.0, None, None, 0.125)
+
+
+@pytest.mark.parametrize(
+    ("differences", "p"),
+    [
+        ([-3, -1, -2, -5, -4], 2 / 32),
+        ([-3, -3, -2, -5, -4], 2 / 32),  # a tie
+        ([-3, -3, -2, -5, 0], 2 / 16),  # a zero has no sign
+        ([3, 0, 0, 0, 0], 1.0),
+        ([-1, 2, 3], 4 / 8),  # of 1 to 3, the sums 4 and 6
+    ],
+)
+def test_signed_ranks_are_exact_with_ties_and_zeros(differences: list[int], p: float) -> None:
+    assert signed_ranks(np.array(differences, dtype=np.float64)) == pytest.approx(p)
+
+
+@pytest.mark.parametrize("count", [4, 9, 13])
+def test_signed_ranks_without_ties_and_zeros_are_scipys(count: int) -> None:
+    draws = seeding.numpy_generator(0, "test", "signed", count)
+    for _ in range(5):
+        differences = draws.normal(0.5, 1, size=count)
+        exact = stats.wilcoxon(differences, method="exact").pvalue
+        assert signed_ranks(differences) == pytest.approx(exact)
+
+
+def test_no_p_below_six_hundredths_is_possible_with_five_pairs() -> None:
+    draws = seeding.numpy_generator(0, "test", "five")
+    assert min(signed_ranks(draws.integers(-9, 2, size=5).astype(np.float64)) for _ in range(300)) == 0.0625
 
 
 def test_the_bootstrap_of_rounds_saved_covers_the_true_difference_about_as_often_as_it_says() -> None:

@@ -16,6 +16,7 @@ from experiments.checkpoint import Checkpoint
 from experiments.report import write_report
 from experiments.report.exposure import distance, guessed_labels, ledger
 from experiments.report.records import read_run
+from experiments.report.story import rows
 from experiments.run_folder import RunFolder
 
 TABLES: dict[str, Any] = {
@@ -104,7 +105,9 @@ def test_a_run_cut_off_has_the_ledger_of_one_that_was_not_and_an_attack_adds_to_
     (folder / "exposure.jsonl").unlink()
     page = write_report(folder).read_text()
     assert check(folder) == after
-    assert page.count("<title>client") >= sum(record["attacks"] > 0 for record in after.values())
+    exposure = page[page.index('<h2 id="exposure">') :]
+    dots = exposure[: exposure.index("</svg>")]
+    assert dots.count("<title>client") == sum(record["attacks"] > 0 for record in after.values())
     assert "What was learned of each client" in page
 
 
@@ -136,6 +139,27 @@ def test_a_failed_attack_counts_as_the_grey_guess_and_words_are_escaped(tmp_path
     page = write_report(folder.path).read_text()
     assert script not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;, round 1" in page
+
+
+def test_on_dull_pictures_only_what_beats_the_grey_is_recovered(tmp_path: Path) -> None:
+    """A uniform grey alone is at 25 dB there."""
+    folder = RunFolder.create(tmp_path / "run")
+    folder.write_experiment({"data": {"clients": 3}})
+    line = {"round": 1, "attack": "dlg", "baseline_psnr": 25.0}
+    folder.append_attack(
+        line | {"client": 0, "psnr": None},
+        line | {"client": 0, "psnr": 24.0},
+        line | {"client": 0, "psnr": 25.0},
+        line | {"client": 1, "psnr": 26.0},
+        line | {"client": 1, "psnr": 30.0, "failed_images": 1},
+        line | {"client": 2, "psnr": 19.0, "baseline_psnr": 8.0},
+        line | {"client": 2, "psnr": 21.0, "baseline_psnr": None},
+    )
+    run = read_run(folder.path)
+    assert [record["recovered"] for record in ledger(run)] == [0, 1, 1]
+    assert [record["psnr"] for record in ledger(run)] == [25.0, 30.0, 21.0]
+    (row,) = rows(run)
+    assert row.recovered == pytest.approx(2 / 7)
 
 
 def test_where_all_clients_are_written_down_their_sum_is_the_whole(tmp_path: Path) -> None:

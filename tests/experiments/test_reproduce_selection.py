@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 
+from experiments.compare.statistics import Wait
 from experiments.compare.tables import NONE
 from experiments.reproduce import exposure, mavericks, shapley_fairness
 from experiments.reproduce import exposure_page as leaked
 from experiments.reproduce import mavericks_page as reached
 from experiments.reproduce import mavericks_targets as targets
 from experiments.reproduce import shapley_fairness_page as valued
+from experiments.reproduce.mavericks_records import wait
+from fedsim.errors import FedsimError
 
 TINY = [
     "data.name=fashion_mnist_small",
@@ -51,6 +54,11 @@ def test_mavericks_run_in_pairs_and_a_second_call_runs_nothing(tmp_path: Path, m
     call(mavericks.main, monkeypatch, tmp_path, *arguments)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.jsonl")} == before
     assert lines(tmp_path / "out" / "mavericks.jsonl") == records
+    assert all(r["rounds"] == [0, 1, 2] and r["changes"] == [*TINY, "training.rounds=2"] for r in records)
+    longer = ("--set", "training.rounds=3", "--runs", str(tmp_path / "new"))
+    with pytest.raises(FedsimError, match=r"different settings: 2 rounds .*; 3 rounds .* other folders"):
+        call(mavericks.main, monkeypatch, tmp_path, *arguments, *longer)
+    assert not (tmp_path / "new").exists()
     assert (tmp_path / "out" / "mavericks.png").stat().st_size > 0
 
 
@@ -62,11 +70,28 @@ def test_other_targets_are_asked_of_the_same_runs() -> None:
             ("uniform", [number / 100 for number in range(101)]),
             ("fedemd", [min(0.94, (number + 10) / 100) for number in range(101)]),
         )
-        for seed in (0, 1)
+        for seed in range(5)
     ]
     table = targets.targets_table(records, 100).splitlines()
     assert table[2] == "| 80.0 % (80 %) | 80 | 70 (-10.0 [-10.0, -10.0], -12 %) |"
     assert table[-1] == f"| 99.0 % (99 %) | 99 | {NONE} (+1.0 [+1.0, +1.0], +1 %) |"
+
+
+def test_rounds_are_those_evaluated_and_old_lines_have_every_one() -> None:
+    old = made_up("uniform", 0, [0.1, 0.5, 0.7])
+    sparse = old | {"rounds": [0, 5, 10], "last": 12}
+    assert [wait(one, 0.6) for one in (old, sparse)] == [Wait(2, reached=True), Wait(10, reached=True)]
+    assert [wait(one, 0.9) for one in (old, sparse)] == [Wait(2, reached=False), Wait(12, reached=False)]
+
+
+def test_one_layout_has_one_setting(tmp_path: Path) -> None:
+    old = made_up("uniform", 0, [0.1, 0.5, 0.7])
+    same = made_up("fedemd", 0, [0.1, 0.6, 0.7]) | {"changes": []}
+    reached.write_page(tmp_path, "page", [old, same, made_up("uniform", 0, [0.1, 0.2]) | {"layout": "cifar10"}])
+    assert "a round, 1 or 2 rounds" in (tmp_path / "page.md").read_text()
+    for other in ({"changes": ["model.width=2"]}, {"total": 3}):
+        with pytest.raises(FedsimError, match="'one_exclusive' have different settings: 2 rounds with no changes; "):
+            reached.write_page(tmp_path, "page", [old, same | other])
 
 
 @pytest.mark.parametrize("name", mavericks.PARTS)
@@ -112,11 +137,11 @@ def test_rounds_to_the_pooled_target_and_to_each_seeds_own(tmp_path: Path) -> No
     assert [(w.round, w.reached) for w in fedemd.waits.values()] == [(1, True), (2, True)]
     assert fedemd.saved is not None
     assert fedemd.saved.difference == -1.5
-    reached.write_page(tmp_path, "page", [*records, made_up("afl", 0, [0.1]) | {"finished": False}])
+    reached.write_page(tmp_path, "page", [*records, made_up("afl", 0, [0.1]) | {"total": 3, "finished": False}])
     page = (tmp_path / "page.md").read_text()
     row = next(line for line in page.splitlines() if line.startswith("| `fedemd`")).split(" | ")
     assert row[1:5] == ["2", "79.8 %", f"1 [1, {NONE}]", "0"]
-    assert row[5].startswith("-1.5 [-2.0, -1.0]")
+    assert row[5] == "-1.5"  # two pairs have no interval
     assert row[6] == "-50 %"
     assert row[10] == "0.33"  # a Maverick in one of three rounds
     assert "- one_exclusive, `afl`, seed 0" in page
@@ -153,6 +178,12 @@ def test_the_studys_ratio_tends_to_one_for_who_adds_nothing() -> None:
     assert valued.interval(apart, valued.difference) == pytest.approx((0.18, 0.08, 0.28))
     row = valued.table(apart).splitlines()[-1]
     assert row.startswith("| 1 to 10 | 2 | +0.2000 | +0.0200 | +0.1800 [+0.0800, +0.2800] | 1.0 |")
+
+
+def test_rounds_of_two_metrics_count_once(tmp_path: Path) -> None:
+    accuracy = [valued_record(seed, round, 0.1, 0.02, 0.1) for seed, round in ((0, 1), (0, 7), (1, 7))]
+    valued.write_page(tmp_path, "page", [*accuracy, *({**record, "metric": "loss"} for record in accuracy)])
+    assert "the rows are of the 3 rounds" in (tmp_path / "page.md").read_text()
 
 
 def test_the_ledger_of_each_run_is_told_by_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

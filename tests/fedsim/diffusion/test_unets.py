@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -161,6 +162,27 @@ def test_what_cannot_be_built_is_explained() -> None:
         build("unett", (1, 8, 8))
     with pytest.raises(FedsimError, match=r"torch\.nn\.Module"):
         build("builtins:print", (1, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"layers": 0}, "layers = 0: .*Give 1"),
+        ({"classes": -1}, "classes = -1: .*Give 0"),
+        ({"widths": (8, 4), "groups": 4}, "divisible by 8.*attention = false"),
+        ({"widths": (8, 12), "groups": 4}, "divisible by 8.*attention = false"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_with_a_remedy(parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(FedsimError, match=message):
+        build("unet", (1, 8, 8), **{"widths": (8, 16), **parameters})
+
+
+@pytest.mark.parametrize("width", [4, 12])
+def test_without_attention_any_last_width_goes(width: int) -> None:
+    network = build("unet", (1, 8, 8), widths=(8, width), groups=4, attention=False, classes=0)
+    with torch.no_grad():
+        assert network(torch.rand(1, 1, 8, 8), torch.tensor([3])).shape == (1, 1, 8, 8)
 
 
 def test_one_width_takes_any_size() -> None:

@@ -10,6 +10,7 @@ from games import averaging_game, table_game
 from scipy.stats import spearmanr
 
 from fedsim import seeding
+from fedsim.errors import FedsimError
 from server.contribution import Effort, Stopping, Utility, Values, exact, gtg, published_gtg
 from server.contribution.guided import balanced
 
@@ -110,6 +111,56 @@ def test_the_budget_holds(budget: int) -> None:
     found = gtg(TEN, averaging_game(TEN, 0), effort=Effort(precision=0, budget=budget))
     assert budget - 90 < found.evaluations <= budget
     assert found.stopped_by == "budget"
+
+
+@pytest.mark.parametrize(("players", "budget", "sweeps"), [(5, 22, 1), (6, 48, 2), (10, 100, 1), (10, 180, 2)])
+def test_a_budget_holds_from_the_first_sweep_on(players: int, budget: int, sweeps: int) -> None:
+    names = TEN[:players]
+    utility = averaging_game(names, 0)
+    gain = utility(frozenset(names)) - utility(frozenset())
+    for seed in range(20):
+        found = gtg(names, utility, seed=seed, effort=Effort(truncation=0, precision=0, budget=budget))
+        assert found.evaluations <= budget
+        assert found.stopped_by == "budget"
+        assert found.permutations >= sweeps * players
+        assert vector(found).sum() == pytest.approx(gain)
+        assert all(np.isfinite(error) == (found.permutations > players) for error in found.errors.values())
+
+
+def test_after_one_sweep_nothing_is_known_of_errors_and_who_adds_nothing_gets_nothing() -> None:
+    def square(coalition: frozenset[Hashable]) -> float:
+        return float(len(coalition & set(TEN[1:])) ** 2)
+
+    found = gtg(TEN, square, effort=Effort(truncation=0, budget=92))
+    assert found.permutations == len(TEN)
+    assert found.values[TEN[0]] == 0
+    assert vector(found).sum() == pytest.approx(81)
+    assert found.interval(TEN[1]) == (-np.inf, np.inf)
+
+
+def test_a_budget_in_which_no_sweep_fits_is_refused_before_anything_is_measured() -> None:
+    def never(_: frozenset[Hashable]) -> float:
+        raise AssertionError
+
+    with pytest.raises(FedsimError, match=r"budget = 8: one sweep over 5 players measures up to 22.* Give 22 or more"):
+        gtg(TEN[:5], never, effort=Effort(budget=8))
+    with pytest.raises(FedsimError, match="budget = 91"):
+        gtg(TEN, never, effort=Effort(budget=91))
+
+
+def test_of_sixty_players_the_default_measures_no_more_than_a_hundred_a_player() -> None:
+    sixty = list(range(60))
+    found = gtg(sixty, lambda coalition: float(np.sqrt(sum(coalition))), effort=Effort(truncation=0))
+    assert 60 * 59 <= found.evaluations <= 6_000
+    assert found.stopped_by == "budget"
+    assert max(sixty, key=lambda i: found.values[i]) > 40
+
+
+@pytest.mark.parametrize("name", ["truncation", "precision"])
+@pytest.mark.parametrize("value", [float("nan"), -0.1])
+def test_how_far_to_go_is_a_number(name: str, value: float) -> None:
+    with pytest.raises(FedsimError, match=f"{name} = "):
+        Effort(**{name: value})
 
 
 def test_precision_is_what_was_asked_for() -> None:
