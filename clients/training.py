@@ -163,6 +163,9 @@ def _step(
 ) -> list[Tensor | None]:
     """One SGD step in place, as ``torch.optim.SGD`` takes it, without what that does around it; the new momenta."""
     used = [i for i, found in enumerate(computed) if found is not None]
+    if len(used) == len(parameters) and not (proximal or plan.momentum or plan.weight_decay):  # all at once
+        torch._foreach_add_(list(parameters), cast("list[Tensor]", list(computed)), alpha=-learning_rate)
+        return list(momenta)
     found = [cast("Tensor", computed[i]) for i in used]
     if proximal:  # the gradient of the proximal term, without building its graph
         found = [g + proximal * (parameters[i] - anchor[i]) for i, g in zip(used, found, strict=True)]
