@@ -24,7 +24,9 @@ HEAD = """# DLG's grid of defences
 Made by `make reproduce-dlg-defences` (`python -m experiments.reproduce.dlg_defences`), on one thread of a CPU, which
 also writes the original above the blind and the adaptive reconstruction to `docs/results/pictures/`. CIFAR-10, one test
 image a gradient, fresh weights for each victim. `dlg` attacks `lenet` with weights uniform in [-0.5, 0.5] and images
-that are not normalised; `inverting_gradients` attacks `cnn` with GELU and normalised images.
+that are not normalised; its victims are some that it recovers from its first start if nothing is done against it, as
+what becomes of a search that fails anyway says nothing about a defence. `inverting_gradients` attacks `cnn` with GELU
+and normalised images.
 
 Victims: {victims}.
 

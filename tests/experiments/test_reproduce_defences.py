@@ -185,7 +185,7 @@ def test_the_page_of_utility_pairs_victims_whatever_their_order(tmp_path: Path) 
 
 
 def test_tasks_of_the_grid_keep_results_apart() -> None:
-    given = argparse.Namespace(victims=2, iterations=3, dlg_victims=2, dlg_iterations=5, dlg_restarts=1)
+    given = argparse.Namespace(victims=2, iterations=3, dlg_victims=[0, 1], dlg_iterations=5, dlg_restarts=1)
     keys = [one.key() for one in dlg_defences.tasks(given)]
     assert len(set(keys)) == len(keys) == 4 * len(dlg_defences.GRID)
     other = [one.key() for one in dlg_defences.tasks(argparse.Namespace(**(vars(given) | {"dlg_restarts": 2})))]
