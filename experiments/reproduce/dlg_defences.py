@@ -2,7 +2,8 @@
 
 Noise, pruning and low precision on the gradient of one image, against DLG and Inverting Gradients, each as it is and
 told of the defence. For DLG the victims are those of ``dlg_single`` that it recovers from its first start without a
-defence; for Inverting Gradients a `cnn` with GELU and normalised images. Every attack of a victim starts from the same noise, whatever the defence.
+defence; for Inverting Gradients a `cnn` with GELU and normalised images. Every attack of a victim starts from the same
+noise, whatever the defence.
 """
 
 from __future__ import annotations
