@@ -9,23 +9,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from experiments.compare.grid import Cell, Job, grid, jobs
 from experiments.compare.records import outcome
-from experiments.compare.running import check_begun, finished, run_all
+from experiments.compare.running import finished
 from experiments.report.exposure import guessed_labels
 from experiments.reproduce.exposure_page import write_page
 from experiments.reproduce.mavericks import APPRAISED, BY_VALUE, CONFIG, mavericks
+from experiments.reproduce.studies import arguments, carry_out
 from experiments.run_folder import RunFolder
 
 NAME = "exposure"
-CONSOLE = Console()
 SELECTORS = ("uniform", "fedemd", "shapley", "by_examples", "fedfast", "greedyfed")
 ATTACKED = (*range(1, 11), 15, 20, 30, 50, 100, 200)
 """Rounds: most of them early, when gradients leak most."""
@@ -44,22 +41,9 @@ CHANGES = (
 
 def main() -> None:
     """Run what is missing, and write records, tables and figure of what is there."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("docs/results"), help="folder of the results")
-    parser.add_argument("--runs", type=Path, default=Path("runs") / NAME, help="folder of the runs")
-    parser.add_argument("--seeds", type=int, default=6, help="runs of each selector")
-    parser.add_argument("--rounds", type=int, default=200, help="of each run")
-    parser.add_argument("--iterations", type=int, default=200, help="of each attack")
-    parser.add_argument("--workers", type=int, default=2, help="runs at the same time")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a change of all runs")
-    parser.add_argument("--page", action="store_true", help="run nothing, write the page of what is there")
-    options = parser.parse_args()
-    logging.getLogger("flwr").setLevel(logging.ERROR)
+    options = arguments(__doc__ or "", NAME, _configure)
     todo = planned(options.runs, options.seeds, options.rounds, options.iterations, options.set)
-    if not options.page:
-        check_begun(todo)
-        for folder, why in run_all(todo, options.workers, quiet=False).items():
-            CONSOLE.print(f"{folder} failed: {why}", markup=False)
+    carry_out(todo, options)
     records = [record for job in todo if finished(job.folder) for record in exposed(job)]
     options.out.mkdir(parents=True, exist_ok=True)
     lines = (json.dumps(record, separators=(",", ":")) + "\n" for record in records)
@@ -109,6 +93,12 @@ def exposed(job: Job) -> Iterator[dict[str, Any]]:
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 2)
+
+
+def _configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seeds", type=int, default=6, help="runs of each selector")
+    parser.add_argument("--rounds", type=int, default=200, help="of each run")
+    parser.add_argument("--iterations", type=int, default=200, help="of each attack")
 
 
 if __name__ == "__main__":

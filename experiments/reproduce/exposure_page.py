@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -30,7 +31,8 @@ a selector. Gradients of the young network give pictures away, those of the trai
 depends on *when* a client is chosen as much as on how often.
 
 The numbers are those of each run's [exposure ledger](../selection.md#the-exposure-ledger), averaged over the clients
-of a group, then over seeds with Student's 95 % interval; with few seeds it is wide, and there is one Maverick a run.
+of a group, then over seeds with Student's 95 % interval, cut off at 0 and, of shares, at 100 %; with few seeds it is
+wide, and there is one Maverick a run.
 *Chosen*: rounds in the cohort. *Attacks*: how many of those were attacked. *Recovered*: reconstructions of
 {threshold:.0f} dB or more, and better than a uniform grey, for each client; an attack that failed is none. *Clients
 recovered*: share of clients with at least one. *Best PSNR*: of clients attacked at least once (runs in which none was
@@ -107,6 +109,7 @@ def guess(clients: Sequence[Record]) -> float | None:
     return _known([share for client in clients for share in client["guess"]])
 
 
+SHARES = (clients_recovered, labels, guess)
 COMPARED: dict[str, Measure] = {"chosen": chosen, "attacks": attacked, "recovered": recovered, "best PSNR, dB": best}
 """What is compared with uniform selection, by the head of its column."""
 
@@ -116,6 +119,14 @@ def by_seed(records: Sequence[Record], selector: str, *, maverick: bool, measure
     own = [r for r in records if r["selector"] == selector and r["maverick"] == maverick]
     found = {seed: measure([r for r in own if r["seed"] == seed]) for seed in dict.fromkeys(r["seed"] for r in own)}
     return {seed: value for seed, value in found.items() if value is not None}
+
+
+def over_seeds(records: Sequence[Record], selector: str, *, maverick: bool, measure: Measure) -> Mean:
+    """The mean of a measure over runs; no measure is below 0, and shares are at most 1, and so are the intervals."""
+    found = mean_of(list(by_seed(records, selector, maverick=maverick, measure=measure).values()))
+    if found.low is None or found.high is None:
+        return found
+    return replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0) if measure in SHARES else found.high)
 
 
 def table(records: Sequence[Record]) -> str:
@@ -129,8 +140,7 @@ def table(records: Sequence[Record]) -> str:
         for maverick in (True, False):
 
             def cell(measure: Measure, form: str, selector: str = selector, maverick: bool = maverick) -> str:
-                values = by_seed(records, selector, maverick=maverick, measure=measure)
-                return _shown(mean_of(list(values.values())), form)
+                return _shown(over_seeds(records, selector, maverick=maverick, measure=measure), form)
 
             runs = {r["seed"]: r["accuracy"] for r in records if r["selector"] == selector}
             lines.append(
@@ -174,12 +184,19 @@ def figure(records: Sequence[Record]) -> Figure:
 def _bars(panel: Axes, records: Sequence[Record], measure: Measure) -> None:
     selectors = _selectors(records)
     for place, (maverick, word) in enumerate(((True, "Maverick"), (False, "others"))):
-        found = [mean_of(list(by_seed(records, s, maverick=maverick, measure=measure).values())) for s in selectors]
+        found = [over_seeds(records, s, maverick=maverick, measure=measure) for s in selectors]
         x, centres = np.arange(len(selectors)) + 0.2 * (2 * place - 1), [one.value or 0.0 for one in found]
-        reach = [0.0 if one.high is None or one.value is None else one.high - one.value for one in found]
+        reach = np.array([_reach(one) for one in found]).T
         panel.bar(x, centres, width=0.38, label=word, color=f"C{1 - place}", yerr=reach, capsize=2)
     panel.set_ylim(bottom=0)
     panel.set_xticks(range(len(selectors)), selectors, rotation=25)
+
+
+def _reach(found: Mean) -> tuple[float, float]:
+    """From the mean down and up to the ends of its interval."""
+    if found.value is None or found.low is None or found.high is None:
+        return 0.0, 0.0
+    return found.value - found.low, found.high - found.value
 
 
 def _over_rounds(panel: Axes, records: Sequence[Record]) -> None:

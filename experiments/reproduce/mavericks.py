@@ -9,25 +9,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from experiments.compare.grid import Cell, Job, grid, jobs
 from experiments.compare.records import outcome
-from experiments.compare.running import check_begun, run_all
 from experiments.experiment import Experiment
 from experiments.reproduce.mavericks_page import MAIN, write_page
 from experiments.reproduce.mavericks_records import check_alike
+from experiments.reproduce.studies import arguments, carry_out
 from experiments.run_folder import RunFolder, read
 
 NAME = "mavericks"
 CONFIG = Path(__file__).parents[1] / "configs" / "maverick-study.toml"
-CONSOLE = Console()
 
 BY_VALUE = ("shapley", "greedyfed", "s_fedavg")
 """Selectors that go by what clients contributed: exact Shapley values of the round."""
@@ -82,27 +78,14 @@ PARTS = {
 
 def main() -> None:
     """Run what is missing, part by part, and write the page after each."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("docs/results"), help="folder of the results")
-    parser.add_argument("--runs", type=Path, default=Path("runs") / NAME, help="folder of the runs")
-    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS), metavar="PART")
-    parser.add_argument("--seeds", type=int, default=13, help="of the main part")
-    parser.add_argument("--few", type=int, default=2, help="seeds of the other parts")
-    parser.add_argument("--workers", type=int, default=2, help="runs at the same time")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a change of all runs")
-    parser.add_argument("--page", action="store_true", help="run nothing, write the page of what is there")
-    options = parser.parse_args()
-    logging.getLogger("flwr").setLevel(logging.ERROR)
+    options = arguments(__doc__ or "", NAME, _configure)
     for name in options.parts:
         part = PARTS[name]
         todo = planned(part, options.runs, options.seeds if part.main else options.few, options.set)
-        check_begun(todo)  # also for the page alone: a line says with which settings its run was made
         check_settings(options.out, part.layout, todo, options.set)
-        if not options.page:
-            for folder, why in run_all(todo, options.workers, quiet=False).items():
-                CONSOLE.print(f"{folder} failed: {why}", markup=False)
+        carry_out(todo, options)
         remember(options.out, part.layout, todo, options.set)
-    write_page(options.out, NAME, read(options.out / f"{NAME}.jsonl"))
+        write_page(options.out, NAME, read(options.out / f"{NAME}.jsonl"))
 
 
 def planned(part: Part, runs: Path, seeds: int, changes: Sequence[str] = ()) -> list[Job]:
@@ -171,6 +154,12 @@ def _record(layout: str, job: Job, changes: Sequence[str]) -> dict[str, Any]:
         "mavericks": [len(own & set(m["clients"])) for m in metrics if m["round"]],
         "seconds": round(found.seconds, 1),
     }
+
+
+def _configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS), metavar="PART")
+    parser.add_argument("--seeds", type=int, default=13, help="of the main part")
+    parser.add_argument("--few", type=int, default=2, help="seeds of the other parts")
 
 
 if __name__ == "__main__":

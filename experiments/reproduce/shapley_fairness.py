@@ -9,42 +9,28 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from rich.console import Console
-
 from experiments.compare.grid import Job, grid, jobs
-from experiments.compare.running import check_begun, finished, run_all
+from experiments.compare.running import finished
 from experiments.reproduce.mavericks import CONFIG, mavericks
 from experiments.reproduce.shapley_fairness_page import write_page
+from experiments.reproduce.studies import arguments, carry_out
 from experiments.run_folder import RunFolder
 
 NAME = "shapley-fairness"
-CONSOLE = Console()
 METRICS = ("accuracy", "loss")
 CHANGES = ("data.validation_size=1000", 'contribution={ name = "exact" }')
 
 
 def main() -> None:
     """Run what is missing, and write records, tables and figure of what is there."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("docs/results"), help="folder of the results")
-    parser.add_argument("--runs", type=Path, default=Path("runs") / NAME, help="folder of the runs")
-    parser.add_argument("--seeds", type=int, default=5, help="runs of each metric")
-    parser.add_argument("--workers", type=int, default=2, help="runs at the same time")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a change of all runs")
-    parser.add_argument("--page", action="store_true", help="run nothing, write the page of what is there")
-    options = parser.parse_args()
-    logging.getLogger("flwr").setLevel(logging.ERROR)
+    options = arguments(__doc__ or "", NAME, _configure)
     todo = planned(options.runs, options.seeds, options.set)
-    if not options.page:
-        check_begun(todo)
-        for folder, why in run_all(todo, options.workers, quiet=False).items():
-            CONSOLE.print(f"{folder} failed: {why}", markup=False)
+    carry_out(todo, options)
     records = [record for job in todo if finished(job.folder) for record in appraised(job)]
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / f"{NAME}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
@@ -86,6 +72,10 @@ def appraised(job: Job) -> Iterator[dict[str, Any]]:
                 "before": before,
                 "after": after,
             }
+
+
+def _configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seeds", type=int, default=5, help="runs of each metric")
 
 
 if __name__ == "__main__":

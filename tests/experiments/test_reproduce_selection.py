@@ -239,3 +239,16 @@ def test_who_was_never_attacked_has_nothing_recovered_and_no_best() -> None:
     assert row[:3] == ["| `fedemd`", "Maverick", "1"]
     assert row[4:10] == ["6.0", "3.0", "2.00", "100%", "25.0", "8.0"]
     assert leaked.against_uniform(records).splitlines()[-1].startswith("| `fedemd` | +6.0 |")
+
+
+def test_intervals_stay_within_what_a_measure_can_be() -> None:
+    records = [exposed("uniform", seed, 2, psnr) for seed, psnr in enumerate([[25.0], [9.0], [9.0]])]
+    share, best = (
+        leaked.over_seeds(records, "uniform", maverick=True, measure=measure)
+        for measure in (leaked.clients_recovered, leaked.best)
+    )
+    assert share.value == pytest.approx(1 / 3)
+    assert (share.low, share.high) == (0.0, 1.0)
+    assert best.low == 0.0
+    assert best.high is not None
+    assert best.high > 25.0
