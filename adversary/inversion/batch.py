@@ -45,10 +45,11 @@ def reconstruct_many(
 ) -> list[Reconstruction]:
     """Attack many victims; those whose networks have the same layout at once, where the attack allows it.
 
-    Every victim has its own starting points, restarts, early stop and best iterate, by the same rules as in
-    ``attack.reconstruct``, whose result this is up to rounding. Rounding differs, as the kernels
-    do; with ReLU and signed steps it grows, so that a long search ends at another point as good. Who
-    else is in the batch has no influence beyond that. The seconds of a victim are its share of its batch's.
+    Their restarts are searched at once too, unless one can make the next one needless. Every victim has its own
+    starting points, early stop and best iterate, by the same rules as in ``attack.reconstruct``, whose result this is
+    up to rounding. Rounding differs, as the kernels do; with ReLU and signed steps it grows, so that a long search ends
+    at another point as good. Who else is in the batch has no influence beyond that. The seconds of a victim are its
+    share of its batch's.
 
     Attacked at once are victims of an ``Inversion`` of a single observation by ``SingleGradient``, ``Cosine`` or
     ``Euclidean``, ``TotalVariation`` or no prior, ``Adam`` or ``SignAdam``, with labels recovered

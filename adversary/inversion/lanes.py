@@ -1,10 +1,10 @@
-"""The search of many victims at once: each in a lane of its own, by the rules of the solver."""
+"""The search of many victims at once, and of their restarts: each in a lane of its own, by the rules of the solver."""
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from adversary.inversion.inversion import Inversion
 from adversary.inversion.objectives import objectives
 from adversary.inversion.optimiser import Adam
 from adversary.inversion.problem import InversionProblem
-from adversary.inversion.solver import Attempt, Ended, Solution
+from adversary.inversion.solver import Attempt, Ended, Solution, Solver
 from adversary.inversion.tracing import traced
 
 WORTH_TRACING = 100
@@ -22,61 +22,106 @@ WORTH_TRACING = 100
 
 
 def solve(attack: Inversion, problems: Sequence[InversionProblem], *, compiled: bool) -> list[Solution]:
-    """The solution of each problem; an attempt of each is under way at any time until its search is over."""
+    """The solution of each problem; until its search is over, as many attempts are under way as ``ahead`` says."""
     optimiser = attack.optimiser
     if not isinstance(optimiser, Adam):
         raise TypeError("a batch is searched by Adam")
-    lanes = [_Lane(problem, attack.solver.attempts(problem)) for problem in problems]
-    for lane in lanes:
-        lane.advance(optimiser.boxed)
-    while running := [lane for lane in lanes if lane.solution is None]:
+    searches = [_Search(problem, attack.solver) for problem in problems]
+    lanes = [_Lane(search, optimiser.boxed) for search in searches for _ in range(ahead(attack.solver))]
+    while running := [lane for lane in lanes if lane.running]:
         _run(attack, optimiser, running, compiled=compiled)
-    return [lane.solution for lane in lanes if lane.solution is not None]
+    return [search.solution for search in searches if search.solution is not None]
 
 
-@dataclass
-class _Lane:
-    """One victim's place in the batch.
+def ahead(solver: Solver) -> int:
+    """How many attempts of a victim are searched at once.
+
+    All of them, where no restart can make the next one needless; else one, as a search that a good start
+    ends would have been paid for several times over.
+    """
+    return 1 if solver.tolerance > 0 or solver.satisfied > 0 else solver.restarts
+
+
+class _Search:
+    """One victim's, by the rules of the solver, whatever the order in which its attempts end.
 
     Attributes:
         problem: of the victim.
-        attempts: its search.
-        attempt: under way.
-        steps: that the attempt has taken.
         solution: once the search is over.
+    """
+
+    def __init__(self, problem: InversionProblem, solver: Solver) -> None:
+        self.problem = problem
+        self.solution: Solution | None = None
+        self._solver = solver
+        self._judged = solver.attempts(problem)
+        self._waiting: Attempt = next(self._judged)
+        self._begun = self._number = 0
+        self._ended: dict[int, Attempt] = {}
+
+    def begin(self) -> tuple[int, Attempt] | None:
+        """The next attempt and its number, if there is one to begin."""
+        number = self._begun
+        if self.solution is not None or number >= max(ahead(self._solver), self._number + 1):
+            return None
+        self._begun += 1
+        return number, Attempt(self._solver, self.problem, self.problem.start(number), math.inf, 0, None, None)
+
+    def end(self, number: int, attempt: Attempt) -> None:
+        """Judge what has been searched, in the order of attempts."""
+        self._ended[number] = attempt
+        while self.solution is None and self._number in self._ended:
+            found = self._ended.pop(self._number)
+            self._waiting.history, self._waiting.kept = found.history, found.kept
+            self._waiting.loss, self._waiting.stopped_by = found.loss, found.stopped_by
+            self._number += 1
+            try:
+                self._waiting = next(self._judged)
+            except StopIteration as over:
+                self.solution = over.value
+
+
+class _Lane:
+    """A place in the batch, in which one attempt of a victim after the other is searched.
+
+    Attributes:
+        problem: of the victim.
+        steps: that the attempt has taken.
         moments: of Adam, where the lane waits to be put into another batch.
     """
 
-    problem: InversionProblem
-    attempts: Generator[Attempt, None, Solution]
-    attempt: Attempt = field(init=False)
-    steps: int = 0
-    solution: Solution | None = None
-    moments: tuple[Tensor, Tensor] = field(init=False)
+    def __init__(self, search: _Search, boxed: bool) -> None:
+        self.problem, self._search, self._boxed = search.problem, search, boxed
+        self.advance()
 
-    def advance(self, boxed: bool) -> None:
-        """Begin the next attempt, or put down the solution if there is none."""
-        try:
-            self.attempt = next(self.attempts)
-        except StopIteration as over:
-            self.solution = over.value
-            return
-        if boxed:
-            self.problem.project(self.attempt.candidate)
+    def advance(self) -> None:
+        """Begin the next attempt, or be over if there is none."""
+        begun = self._search.begin()
+        self._over = begun is None
+        if begun is not None:
+            self._number, self.attempt = begun
+            if self._boxed:
+                self.problem.project(self.attempt.candidate)
         self.steps = 0
         self.moments = (torch.zeros_like(self.inputs), torch.zeros_like(self.inputs))
 
-    def note(self, inputs: Tensor, loss: float, *, boxed: bool) -> bool:
+    def note(self, inputs: Tensor, loss: float) -> bool:
         """Take down the objective at these inputs; whether the attempt goes on from them."""
         self.attempt.candidate.inputs = inputs
         try:
             self.attempt.note(loss)
         except Ended as ended:
             self.attempt.stopped_by = ended.reason
-            self.advance(boxed)
+            self._search.end(self._number, self.attempt)
+            self.advance()
             return False
         self.steps += 1
         return True
+
+    @property
+    def running(self) -> bool:
+        """Whether there is an attempt under way, and its victim's search is not over."""
+        return not self._over and self._search.solution is None
 
     @property
     def inputs(self) -> Tensor:
@@ -104,7 +149,7 @@ def _run(attack: Inversion, optimiser: Adam, lanes: Sequence[_Lane], *, compiled
             restarted = [
                 i
                 for i, (lane, own, loss) in enumerate(zip(lanes, x.unbind(), losses.tolist(), strict=True))
-                if lane.solution is None and not lane.note(own, loss, boxed=optimiser.boxed)
+                if lane.running and not lane.note(own, loss)
             ]
             steps = [lane.steps for lane in lanes]
             x, first, second = _adam_step(optimiser, milestones, steps, x, first, second, gradient)
@@ -113,7 +158,7 @@ def _run(attack: Inversion, optimiser: Adam, lanes: Sequence[_Lane], *, compiled
             for i in restarted:
                 x[i] = lanes[i].inputs
                 first[i] = second[i] = 0
-            running = sum(lane.solution is None for lane in lanes)
+            running = sum(lane.running for lane in lanes)
     for i, lane in enumerate(lanes):
         lane.attempt.candidate.inputs = x[i]
         lane.moments = (first[i], second[i])

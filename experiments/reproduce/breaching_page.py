@@ -40,7 +40,7 @@ def _rate(records: Sequence[Record]) -> list[str]:
     for record in records:
         rates = {
             name: record["victim"] * record[name]["iterations"] / record[name]["cpu_seconds"]
-            for name in ("breaching", "one by one", "together", "compiled, first", "compiled, again")
+            for name in ("breaching", "one by one", "together", "one's restarts", "compiled, first", "compiled, again")
             if name in record
         }
         rows = [
@@ -51,9 +51,10 @@ def _rate(records: Sequence[Record]) -> list[str]:
         times = rates["together"] / rates["breaching"]
         text += [
             "breaching and ours one by one pay alike for every iteration and run fewer. *Together*: "
-            "`adversary.inversion.reconstruct_many`, the writing down of its operations included. *Compiled*: with "
-            "`compiled=True`; the first run on a machine compiles, which the second finds in PyTorch's cache. CPU "
-            "seconds include those of the compiler's processes.",
+            "`adversary.inversion.reconstruct_many`, the writing down of its operations included. *One's restarts*: "
+            "eight starting points of one of the victims in place of eight victims. *Compiled*: with `compiled=True`; "
+            "the first run on a machine compiles, which the second finds in PyTorch's cache. CPU seconds include those "
+            "of the compiler's processes.",
             "\n".join(
                 [
                     "| | iterations | seconds | CPU seconds | victim-iterations a CPU second | times breaching's |",

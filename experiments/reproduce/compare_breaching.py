@@ -134,7 +134,7 @@ def time_to_quality(python: Path, model: str, victim: int, iterations: int) -> d
 
 
 def rate(python: Path, iterations: int, *, compiled: bool) -> dict[str, Any]:
-    """Victim-iterations a second on LeNet: breaching, ours one by one, together, and compiled too."""
+    """Victim-iterations a second on LeNet: breaching, ours one by one, together, as restarts of one, compiled."""
     seen = [_see("lenet", victim) for victim in range(TOGETHER)]
     few = max(1, iterations // FEWER)
     theirs = _theirs(python, list(range(TOGETHER)), seen, few)
@@ -145,10 +145,11 @@ def rate(python: Path, iterations: int, *, compiled: bool) -> dict[str, Any]:
     for name, runs in (("breaching", theirs), ("one by one", alone)):
         record[name] = {what: sum(run[what] for run in runs) for what in ("seconds", "cpu_seconds")}
         record[name]["iterations"] = few
-    ways = [("together", False), *((name, True) for name in COMPILED if compiled)]
-    for name, so in ways:
+    begun_again = ATTACKS.create("inverting_gradients", iterations=iterations, restarts=TOGETHER)
+    ways = [("together", attack, batch, False), ("one's restarts", begun_again, batch[:1], False)]
+    for name, of, those, so in [*ways, *((name, attack, batch, True) for name in COMPILED if compiled)]:
         wall, cpu = time.perf_counter(), _cpu_seconds()
-        reconstruct_many(attack, batch, compiled=so)
+        reconstruct_many(of, those, compiled=so)
         record[name] = {"seconds": time.perf_counter() - wall, "cpu_seconds": _cpu_seconds() - cpu}
         record[name]["iterations"] = iterations
     return record

@@ -25,11 +25,14 @@ from adversary.inversion import (
     Solver,
     TensorNorms,
     Victim,
+    lanes,
     reconstruct_many,
 )
 from adversary.inversion.batch import hindrances
 from adversary.inversion.compiling import pays
-from adversary.inversion.lanes import WORTH_TRACING
+from adversary.inversion.lanes import WORTH_TRACING, ahead
+from adversary.inversion.problem import InversionProblem
+from adversary.inversion.solver import Candidate
 from adversary.inversion.unfolded import Patches, Unfolded, unfolded
 from adversary.labels import LABEL_RULES
 from fedsim import models
@@ -229,3 +232,48 @@ def test_a_unit_that_breaks_leaves_only_who_broke_it_grey() -> None:
     assert all("alone, as all at once failed: no labels" in one.stopped_by for one in found)
     one_by_one = Campaign(attack, "own").run(unit[2][0], batch[2].knowledge, seed=0)
     assert found[2].images.equal(one_by_one.images)
+
+
+def test_restarts_are_searched_at_once_where_none_makes_the_next_one_needless() -> None:
+    assert ahead(Solver(iterations=8, restarts=5)) == 5
+    assert ahead(Solver(iterations=8, restarts=5, patience=3)) == 5
+    assert ahead(Solver(iterations=8, restarts=5, tolerance=1e-9)) == 1
+    assert ahead(Solver(iterations=8, restarts=5, satisfied=1e-5)) == 1
+
+
+@pytest.mark.parametrize("solver", [Solver(iterations=24, restarts=4), Solver(60, restarts=3, patience=4, gain=0.1)])
+def test_restarts_at_once_find_what_they_find_one_after_the_other(solver: Solver) -> None:
+    attack = searching(solver)
+    for batch in (victims(1, "lenet"), victims(3, "lenet")):
+        alone = one_by_one(attack, batch)
+        assert all(found.iterations > len(found.history) for found in alone)
+        assert_close(reconstruct_many(attack, batch), alone)
+
+
+def test_restarts_begun_ahead_count_for_nothing_after_one_that_ends_the_search(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batch = victims(3, "lenet")
+    attack = searching(Solver(iterations=60, restarts=4, patience=8, gain=0.1, tolerance=0.05))
+    alone = one_by_one(attack, batch)
+    assert any(found.stopped_by == "tolerance" for found in alone)
+    assert len({found.iterations for found in alone}) > 1
+    monkeypatch.setattr(lanes, "ahead", lambda solver: solver.restarts)
+    assert_close(reconstruct_many(attack, batch), alone)
+
+
+def test_a_restart_that_diverges_is_replaced_among_restarts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its replacement is the attempt after the last one begun, as in a search of one after the other."""
+    start = InversionProblem.start
+
+    def poisoned(self: InversionProblem, attempt: int) -> Candidate:
+        found = start(self, attempt)
+        if attempt == 1:
+            found.inputs.detach().fill_(torch.nan)
+        return found
+
+    attack, batch = searching(Solver(iterations=20, restarts=3)), victims(2, "lenet")
+    monkeypatch.setattr(InversionProblem, "start", poisoned)
+    alone = one_by_one(attack, batch)
+    assert [found.iterations for found in alone] == [20 * 3 + 1] * 2
+    assert_close(reconstruct_many(attack, batch), alone)
