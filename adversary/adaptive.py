@@ -117,7 +117,9 @@ class Adaptive:
 
         Where entries were left out there is more to choose from, and the smooth is chosen: by the share left out, and
         by the number of unknowns that there are to an entry that tells. How much was tried on gradients pruned by 70 to
-        99 % and thinned out by 70 %, of CIFAR-10 images and a `cnn`; the best weights there were 3e-3 to 1e-2.
+        99 % and thinned out by 70 %, of CIFAR-10 images and a `cnn`; the best weights there were 3e-3 to 1e-2. Where
+        the smallest entries were left out it is the square of their share, as the first percents took next to nothing:
+        with the share itself DLG's pictures of gradients pruned by 1 % came to 37 dB, with its square to 55.
         """
         pixels = examples * math.prod(knowledge.input_shape)
         weight = sum(_smoothness(one, pixels) for one in views) / len(views)
@@ -131,7 +133,8 @@ def _smoothness(seen: View, pixels: int) -> float:
     """Weight of total variation that one update asks for, of ``pixels`` values in all."""
     each = pixels / max(seen.entries, 1)
     noisy = seen.share_of_noise * each / NEIGHBOURS_DIFFER
-    return noisy + SMOOTH_WHERE_UNTOLD * min(0.5, each) * seen.share_left_out
+    untold = seen.share_left_out ** (2 if seen.bounded else 1)
+    return noisy + SMOOTH_WHERE_UNTOLD * min(0.5, each) * untold
 
 
 @dataclass(frozen=True)
