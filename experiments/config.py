@@ -88,6 +88,8 @@ class Training(_Table):
         mode: ``train`` or ``eval``, of the model during local training.
         precision: ``float32`` or ``bf16``, of the network during local training.
         strategy: how the server aggregates; by default ``fedsgd`` or ``fedavg``, as the algorithm.
+        ema: decay of the moving average of the global model over rounds, which is evaluated, and sampled from, in its
+            place (``server.averaging``); 0 for the global model itself.
         evaluate_every: rounds between central evaluations.
         client_evaluation: whether all clients evaluate each new global model on their own shard.
         min_share: share of the cohort that must answer well for a round to count.
@@ -106,6 +108,7 @@ class Training(_Table):
     mode: Mode = "train"
     precision: Precision = "float32"
     strategy: Part | None = None
+    ema: float = Field(0.0, ge=0, lt=1)
     evaluate_every: int = Field(1, ge=1)
     client_evaluation: bool = False
     min_share: float = Field(0.5, gt=0, le=1)

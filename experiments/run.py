@@ -35,12 +35,15 @@ from fedsim.errors import FedsimError
 from fedsim.protocol import Observation
 from fedsim.transcript import Transcript
 from server import HonestButCurious, Round, Selective, federate
+from server.averaging import Averaging
 from server.contribution import appraisal
 from server.evaluation import central_evaluation
 from server.state import restore, snapshot
 
 MODEL = "model.safetensors"
 """The global model's state after the last round, in the run folder."""
+AVERAGE = "average.safetensors"
+"""Its moving average's, where ``training.ema`` asks for one."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +102,11 @@ def run(
         Progress(experiment.config.training.rounds, quiet=quiet) as progress,
     ):
         victims = Victims(experiment, experiment.config.attacks, folder, progress.attacked)
-        final = _train(experiment, engine, folder, victims, progress, last)
+        final, average = _train(experiment, engine, folder, victims, progress, last)
+    if average is not None:
+        write_atomically(folder.path / AVERAGE, safetensors.torch.save(average))
     write_atomically(folder.path / MODEL, safetensors.torch.save(final))
-    _draw(experiment, final, folder)
+    _draw(experiment, average or final, folder)
     return Result(
         folder=folder.path,
         final_arrays=final,
@@ -118,12 +123,15 @@ def _train(
     victims: Victims,
     progress: Progress,
     last: Checkpoint | None,
-) -> dict[str, Tensor]:
+) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
+    """The final arrays, and their moving average if there is one."""
     config = experiment.config
     selective = experiment.strategy()
     observers = [*_recorder(experiment, folder, last), *victims.observers()]
     strategy: Strategy = HonestButCurious(selective, _each(observers)) if observers else selective
     initial = experiment.model().state_dict()
+    averaging = Averaging(strategy, config.training.ema, initial) if config.training.ema else None
+    strategy = averaging or strategy
     arrays = to_record(last.arrays if last else initial)
     if last:
         restore(strategy, last.strategy)
@@ -142,7 +150,7 @@ def _train(
             arrays,
             rounds=config.training.rounds,
             train_config=experiment.plan.to_config(),
-            evaluate_fn=evaluate,
+            evaluate_fn=(lambda number, _: evaluate(number, averaging.record())) if averaging else evaluate,
             evaluate_every=config.training.evaluate_every,
             first_round=last.round + 1 if last else 1,
             timeout=config.training.timeout,
@@ -157,7 +165,7 @@ def _train(
                 clients = grid.states() if isinstance(grid, Remembering) else {}
                 state = Checkpoint(done.number, from_record(arrays), snapshot(strategy), clients)
                 checkpoint.write(folder.checkpoint, state)
-    return _as_built(arrays, initial)
+    return _as_built(arrays, initial), averaging.average if averaging else None
 
 
 def _draw(experiment: Experiment, final: Mapping[str, Tensor], folder: RunFolder) -> None:
