@@ -20,7 +20,7 @@ from fedsim.diffusion.objective import Error
 from fedsim.errors import FedsimError, invalid
 from fedsim.models import InputShape
 from fedsim.tasks import TASKS
-from fedsim.tasks.task import Normalisation, Occasion
+from fedsim.tasks.task import Draws, Normalisation, Occasion
 
 
 class Stepped(nn.Module):
@@ -71,6 +71,8 @@ class Diffusion:
 
     objective: ClassVar[str] = "denoising"
     metrics: ClassVar[tuple[str, ...]] = ("loss",)
+    labelled: ClassVar[bool] = False
+    drawn: ClassVar[frozenset[str]] = frozenset({"noise", "steps"})
 
     def __post_init__(self) -> None:
         if self.count < 0:
@@ -123,7 +125,7 @@ class Diffusion:
     def normalisation(self, mean: tuple[float, ...], std: tuple[float, ...]) -> Normalisation:
         return (0.5,) * len(mean), (0.5,) * len(std)
 
-    def draws(self, occasion: Occasion, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    def draws(self, occasion: Occasion, shape: tuple[int, ...]) -> Draws:
         """Noise and steps of a batch, on the CPU; those of an example do not depend on how many come after it.
 
         Args:
@@ -139,10 +141,16 @@ class Diffusion:
             (torch.randn(shape[1:], generator=generator), torch.randint(steps, (), generator=generator))
             for _ in range(shape[0])
         ]
-        return torch.stack([noise for noise, _ in drawn]), torch.stack([t for _, t in drawn])
+        return Draws(torch.stack([noise for noise, _ in drawn]), torch.stack([t for _, t in drawn]))
 
-    def pose(self, inputs: Tensor, labels: Tensor, occasion: Occasion) -> tuple[Tensor, Tensor]:  # noqa: ARG002
-        noise, t = (drawn.to(inputs.device) for drawn in self.draws(occasion, tuple(inputs.shape)))
+    def pose(self, inputs: Tensor, labels: Tensor, occasion: Occasion) -> tuple[Tensor, Tensor]:
+        return self.posed(inputs, labels, self.draws(occasion, tuple(inputs.shape)))
+
+    def posed(self, inputs: Tensor, labels: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        if draws.noise is None or draws.steps is None:
+            missing = "noise" if draws.noise is None else "steps"
+            raise FedsimError(f"task diffusion: the {missing} of the batch are not known. Give them, or guess them.")
+        noise, t = (drawn.to(inputs.device) for drawn in draws)
         x, wanted = self.goal.posed(inputs, noise.to(inputs.dtype), t)
         return _above(x, t), _above(wanted, self.goal.weights(t, inputs))
 

@@ -33,6 +33,18 @@ class Occasion(NamedTuple):
         return Occasion(self.seed, self.client, self.round, step)
 
 
+class Draws(NamedTuple):
+    """The random numbers that a task poses a batch by, or what is known of them.
+
+    Attributes:
+        noise: float [B, C, H, W].
+        steps: of the schedule, int64 [B].
+    """
+
+    noise: Tensor | None = None
+    steps: Tensor | None = None
+
+
 @runtime_checkable
 class Task(Protocol):
     """What clients train. Local training computes ``loss(network(inputs), targets)`` of what ``pose`` gives.
@@ -43,10 +55,14 @@ class Task(Protocol):
     Attributes:
         objective: what the loss is called in a ``TrainingPlan``, by which attacks know what they invert.
         metrics: what ``total`` can measure; ``loss`` is one of them.
+        labelled: whether the loss depends on labels.
+        drawn: which of the ``Draws`` a batch is posed by.
     """
 
     objective: ClassVar[str]
     metrics: ClassVar[tuple[str, ...]]
+    labelled: ClassVar[bool]
+    drawn: ClassVar[frozenset[str]]
 
     def build(
         self, name: str, input_shape: InputShape, classes: int, parameters: Mapping[str, Any], *, seed: int
@@ -81,6 +97,16 @@ class Task(Protocol):
             inputs: normalised images, [B, C, H, W].
             labels: int64 [B].
             occasion: for random numbers, if there are any.
+        """
+
+    def draws(self, occasion: Occasion, shape: tuple[int, ...]) -> Draws:
+        """The random numbers of a batch of images [B, C, H, W], on the CPU; what ``drawn`` leaves out is ``None``."""
+
+    def posed(self, inputs: Tensor, labels: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """As ``pose``, by these random numbers; differentiable by inputs and noise.
+
+        Raises:
+            FedsimError: a random number that the task needs is missing.
         """
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
