@@ -6,7 +6,7 @@ step is a plane below the noisy image, and the weight of the example's loss a pl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -21,6 +21,9 @@ from fedsim.errors import FedsimError, invalid
 from fedsim.models import InputShape
 from fedsim.tasks import TASKS
 from fedsim.tasks.task import Draws, Normalisation, Occasion
+
+LEAST_SHARE = 0.01
+"""Of the image at the step that ``generated`` begins with; with less, errors of predicted noise grow tenfold."""
 
 
 class Stepped(nn.Module):
@@ -150,7 +153,7 @@ class Diffusion:
         if draws.noise is None or draws.steps is None:
             missing = "noise" if draws.noise is None else "steps"
             raise FedsimError(f"task diffusion: the {missing} of the batch are not known. Give them, or guess them.")
-        noise, t = (drawn.to(inputs.device) for drawn in draws)
+        noise, t = draws.noise.to(inputs.device), draws.steps.to(inputs.device)
         x, wanted = self.goal.posed(inputs, noise.to(inputs.dtype), t)
         return _above(x, t), _above(wanted, self.goal.weights(t, inputs))
 
@@ -176,6 +179,14 @@ class Diffusion:
         estimate = denoiser(network.eval().network, schedule, self.prediction, bound=1.0)
         found = ddim(estimate, schedule, start, schedule.spaced(self.sampling_steps).flip(0))
         return ((found + 1) / 2).clamp(0, 1).cpu()
+
+    def generated(self, answer: Callable[[Tensor], Tensor], latents: Tensor, count: int) -> Tensor:
+        last = int((self.goal.schedule.alpha_bar >= LEAST_SHARE).sum()) - 1
+        if not 1 <= count <= last + 1:
+            raise invalid("sampling_steps", count, f"the schedule has {last + 1} steps to draw by", "Ask for fewer")
+        steps = torch.linspace(last, 0, count, dtype=torch.float64).round().long()
+        estimate = denoiser(lambda x, t: answer(_above(x, t)), self.goal.schedule, self.prediction)
+        return ddim(estimate, self.goal.schedule, latents, steps)
 
     def _path(self, occasion: Occasion) -> tuple[str | int, ...]:
         """Where the draws of a batch come from."""

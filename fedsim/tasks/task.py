@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -120,3 +120,20 @@ class Task(Protocol):
 
     def samples(self, network: nn.Module, input_shape: InputShape, *, seed: int) -> Tensor | None:
         """Images that the network draws, in [0, 1], float32 [N, C, H, W]; ``None`` where it draws none."""
+
+
+@runtime_checkable
+class Generative(Protocol):
+    """A task whose networks make images of noise."""
+
+    def generated(self, answer: Callable[[Tensor], Tensor], latents: Tensor, count: int) -> Tensor:
+        """Images [N, C, H, W] as the network is fed, of latents of their shape; differentiable by what they come from.
+
+        Args:
+            answer: of the network, to one tensor, as the task poses it.
+            latents: standard normal numbers.
+            count: calls of the network.
+
+        Raises:
+            FedsimError: the task cannot make them in so many calls.
+        """
