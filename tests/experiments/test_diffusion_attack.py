@@ -96,6 +96,20 @@ def test_erasing_the_truth_changes_no_reconstruction(tmp_path: Path, monkeypatch
     assert torch.equal(before.images, after.images)
 
 
+def test_gidm_attacks_a_run_through_the_model_that_is_trained_and_its_transcript_alike(tmp_path: Path) -> None:
+    searches = {"latent_iterations": 10, "iterations": 90, "optimiser": "lbfgs"}
+    live = run(experiment(attack("gidm", **searches)), tmp_path / "live")
+    assert [record["client"] for record in live.attacks] == [0, 2]
+    for record in live.attacks:
+        assert record["iterations"] == 100
+        assert record["loss"] < 0.5
+        assert record["psnr"] > record["baseline_psnr"]
+    stored = run(experiment(), tmp_path / "stored")
+    changes = [f"{k}={v!r}" for k, v in searches.items()] + ['grants=["noise", "steps"]', "lpips=false"]
+    later = attack_run(stored.folder, "gidm", changes, clients=[0, 2], rounds=[2]).records
+    assert without_times(later) == without_times(live.attacks)
+
+
 @pytest.mark.parametrize(
     ("tables", "words"),
     [
