@@ -58,10 +58,11 @@ def gidm(
         sampling_steps: calls of the prior for an image, by DDIM.
         latent_learning_rate: of Adam, on the latents.
         learning_rate: of Adam, on the network's inputs.
-        optimiser: of the second search.
+        optimiser: of the second search; ``adam`` as in the authors' code, or ``lbfgs`` without a line search, as in
+            DLG: with one it stops at nearer minima (a fresh victim, 400 evaluations: 8.8 dB, without 81.8).
         save_memory: keep one call of the prior in memory at a time.
     """
-    pixels: Optimiser = LBFGS(line_search=True) if optimiser == "lbfgs" else Adam(learning_rate, boxed=False)
+    pixels: Optimiser = LBFGS() if optimiser == "lbfgs" else Adam(learning_rate, boxed=False)
     alone = prior == "none"
     return Gidm(
         prior=prior,
