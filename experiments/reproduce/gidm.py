@@ -27,7 +27,7 @@ from fedsim.protocol import Knowledge, Observation, TrainingPlan
 from fedsim.tasks import Draws, Occasion
 
 NAME = "gidm"
-ITERATIONS, LATENT_ITERATIONS = 400, 60
+ITERATIONS, LATENT_ITERATIONS = 400, 30
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,11 @@ def main() -> None:
 
 def tasks_of(victims: int, prior: Path) -> Iterator[NoiseTask]:
     """Victim by victim, so that a run that is cut off has the same ones for each method."""
-    pixels = {"optimiser": "lbfgs", "latent_iterations": LATENT_ITERATIONS, "latent_learning_rate": 0.1}
+    pixels = {"optimiser": "sign_adam", "learning_rate": 0.1, "restarts": 2, "iterations": ITERATIONS // 2}
+    latents = {"latent_iterations": LATENT_ITERATIONS, "latent_learning_rate": 0.1}
     methods: dict[str, tuple[str, dict[str, Any]]] = {
-        "gidm": ("gidm", pixels | {"iterations": ITERATIONS - LATENT_ITERATIONS, "prior": str(prior)}),
-        "pixels": ("gidm", {"prior": "none", "optimiser": "lbfgs", "iterations": ITERATIONS}),
+        "gidm": ("gidm", pixels | latents | {"prior": str(prior)}),
+        "pixels": ("gidm", pixels | {"prior": "none"}),
         "dlg": ("dlg", {"iterations": ITERATIONS, "restarts": 1}),
         "inverting_gradients": ("inverting_gradients", {"iterations": ITERATIONS}),
     }

@@ -22,9 +22,11 @@ schedule, single precision. **Set A: noise and step are known**, a much stronger
 has. `fresh` victims have weights of their own, `trained` ones those of a model after {training} steps of Adam on the
 training split; that model is the prior of `gidm` in both. Steps of the victims run from 0 to 15.
 
-400 iterations of each attack, one start; `gidm` takes 60 of them for the latent, through four steps of DDIM, and L-BFGS
-for the pixels. `pixels` is its second search alone, from noise. PSNR: median over victims with its 95 % bootstrap
-interval; a uniform grey scores {grey:.1f} dB. Every victim counts; `explains` is the relative squared gap that is left
+`dlg` and `inverting_gradients`: 400 iterations from one start. `gidm`: 30 iterations for the latent from each of two
+starts, through four steps of DDIM, then 200 of signed Adam for the pixels, and 200 more from noise where those leave
+more than 0.001 of the gradient; `pixels` is this second search alone, from noise.
+
+PSNR: median over victims with its 95 % bootstrap interval; a uniform grey scores {grey:.1f} dB. Every victim counts; `explains` is the relative squared gap that is left
 of the gradient (`inverting_gradients`: one minus the cosine). CPU seconds are the attack's own."""
 
 
