@@ -26,8 +26,9 @@ training split; that model is the prior of `gidm` in both. Steps of the victims 
 starts, through four steps of DDIM, then 200 of signed Adam for the pixels, and 200 more from noise where those leave
 more than 0.001 of the gradient; `pixels` is this second search alone, from noise.
 
-PSNR: median over victims with its 95 % bootstrap interval; a uniform grey scores {grey:.1f} dB. Every victim counts; `explains` is the relative squared gap that is left
-of the gradient (`inverting_gradients`: one minus the cosine). CPU seconds are the attack's own."""
+PSNR: median over victims with its 95 % bootstrap interval; a uniform grey scores {grey:.1f} dB. Every victim counts;
+`explains` is the relative squared gap that is left of the gradient (`inverting_gradients`: one minus the cosine).
+CPU seconds are the attack's own."""
 
 
 def write_page(folder: Path, name: str, records: Sequence[Record], *, training: int) -> None:
