@@ -60,6 +60,10 @@ reproduce-defences: install
 reproduce-rgap: install
 	$(BIN)/python -m experiments.reproduce.rgap
 
+.PHONY: reproduce-gidm
+reproduce-gidm: install
+	$(BIN)/python -m experiments.reproduce.gidm
+
 .PHONY: reproduce-leakage-over-training
 reproduce-leakage-over-training: install
 	$(BIN)/python -m experiments.reproduce.leakage_over_training

@@ -5,6 +5,7 @@ from adversary import (  # noqa: F401  (each registers itself)
     agic,
     dlg,
     fedavg_leakage,
+    gidm,
     gradinversion,
     idlg,
     inverting_gradients,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -17,6 +17,13 @@ Progress = Callable[[int, float], None]
 """Called as ``progress(iterations so far, best objective so far)`` while an attack runs."""
 
 
+ONE_GRADIENT: Mapping[str, frozenset[Grant]] = {
+    "cross_entropy": frozenset(),
+    "denoising": frozenset({"noise", "steps"}),
+}
+"""The ``objectives`` of attacks that match a single gradient, whatever its loss."""
+
+
 @dataclass(frozen=True)
 class Needs:
     """What an attack asks of a victim, so that a mismatch is found before anything is trained.
@@ -28,7 +35,8 @@ class Needs:
         grants: what the threat model must grant beyond the protocol.
         observations: the most observations of one victim that the attack uses together; ``None`` for any number.
         plan: whether it must be known what the server ordered, to simulate the local steps of a model.
-        objectives: the losses that it inverts, by the names that plans have for them.
+        objectives: the losses that it inverts, by the names that plans have for them, and what must be granted of the
+            random numbers of each.
         network: what a network and the shape of its input lack, each as a sentence; ``None`` for any network.
     """
 
@@ -38,11 +46,17 @@ class Needs:
     grants: frozenset[Grant] = frozenset()
     observations: int | None = 1
     plan: bool = False
-    objectives: frozenset[str] = frozenset({"cross_entropy"})
+    objectives: Mapping[str, frozenset[Grant]] = field(default_factory=lambda: {"cross_entropy": frozenset()})
     network: Callable[[nn.Module, tuple[int, int, int]], list[str]] | None = None
 
     def unmet(
-        self, plan: TrainingPlan | None, examples: int, kind: Kind, granted: frozenset[Grant], count: int = 1
+        self,
+        plan: TrainingPlan | None,
+        examples: int,
+        kind: Kind,
+        granted: frozenset[Grant],
+        count: int = 1,
+        objective: str | None = None,
     ) -> list[str]:
         """What is missing, each as a sentence that says what was needed, what was found and the remedy.
 
@@ -52,27 +66,30 @@ class Needs:
             kind: what the clients return.
             granted: what the threat model grants, see ``Knowledge.grants``.
             count: observations of one victim given together.
+            objective: what the clients train by; that of the plan by default.
         """
         problems = []
+        objective = objective or (plan.loss if plan is not None else None)
+        drawn: frozenset[Grant] = self.objectives.get(objective, frozenset()) if objective else frozenset()
         if kind not in self.kinds:
             wanted = " or ".join(sorted(self.kinds))
             remedy = "algorithm = 'fedsgd'" if "gradient" in self.kinds else "algorithm = 'fedavg'"
             problems.append(
                 f"It needs clients that return a {wanted}, but these return a {kind}. Set {remedy} in [training]."
             )
-        if plan is not None and plan.loss not in self.objectives:
+        if objective is not None and objective not in self.objectives:
             problems.append(
                 f"It inverts gradients of the loss {' or '.join(sorted(self.objectives))}, but the clients train by "
-                f"{plan.loss}. Choose another attack, or another [task]."
+                f"{objective}. Choose another attack, or another [task]."
             )
         if self.max_examples is not None and examples > self.max_examples:
             problems.append(
                 f"It needs an update of at most {_count(self.max_examples, 'example')}, "
                 f"but this one rests on {examples}. Lower batch_size or choose another attack."
             )
-        if self.single_step and kind == "model":
+        if (self.single_step or drawn) and kind == "model":
             problems += self._more_than_one_step(plan, examples)
-        for grant in sorted(self.grants - granted):
+        for grant in sorted((self.grants | drawn) - granted):
             problems.append(
                 f"It needs to know the {grant.replace('_', ' ')}, which the threat model withholds. "
                 f"Grant {grant!r} in the attack's knowledge or choose an attack that works without."
@@ -81,6 +98,11 @@ class Needs:
             problems.append(
                 "It simulates the client's local steps, but no training plan was sent. "
                 "Send TrainingPlan(...).to_config() as train_config."
+            )
+        if drawn and count > 1:
+            problems.append(
+                f"It knows the {' and '.join(sorted(drawn))} of one observation, but {count} were given. "
+                "Set observations = 1."
             )
         if self.observations is not None and count > self.observations:
             problems.append(
@@ -172,9 +194,16 @@ def check(attack: Attack, observations: Sequence[Observation], knowledge: Knowle
             "The observations given together differ in client or number of examples. Give those of one victim."
         )
     problems: list[str] = []
+    task = knowledge.task
     for observation in observations:
+        plan = observation.plan
+        if plan is not None and plan.loss != task.objective:
+            raise FedsimError(
+                f"Knowledge.task has the loss {task.objective!r}, but the plan orders {plan.loss!r}. "
+                "Give the adversary the task that the clients train (Knowledge.task)."
+            )
         found = attack.needs.unmet(
-            observation.plan, observation.examples, observation.kind, knowledge.grants(), len(observations)
+            plan, observation.examples, observation.kind, knowledge.grants(), len(observations), task.objective
         )
         problems += [sentence for sentence in found if sentence not in problems]
     if attack.needs.network is not None:
@@ -187,6 +216,13 @@ def check(attack: Attack, observations: Sequence[Observation], knowledge: Knowle
             f"Knowledge.labels has {len(labels)} entries, but the victim used {observations[0].examples} examples. "
             "Give one label an example."
         )
+    for name in sorted(attack.needs.objectives[task.objective]):
+        granted = getattr(knowledge, name)
+        if len(granted) != observations[0].examples:
+            raise FedsimError(
+                f"Knowledge.{name} is of {len(granted)} examples, but the victim used {observations[0].examples}. "
+                "Give what was drawn for the batch of the victim's only step."
+            )
 
 
 def _count(number: int, what: str) -> str:

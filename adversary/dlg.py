@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from adversary.attack import ATTACKS, Needs
+from adversary.attack import ATTACKS, ONE_GRADIENT, Needs
 from adversary.inversion import LBFGS, Euclidean, Inversion, SingleGradient, Solver
 from adversary.labels import LABEL_RULES
 
@@ -25,7 +25,8 @@ def dlg(
 
     No prior and no box, as in the paper. The paper's 300 steps of up to 20 evaluations each are 6,000
     iterations here. The search diverges or stalls from some starts; it is begun again until a start
-    fits the gradient, which the attack itself can tell.
+    fits the gradient, which the attack itself can tell. Gradients of a diffusion loss have no labels; noise and steps
+    must be granted.
 
     Args:
         iterations: evaluations of the objective in each restart.
@@ -40,5 +41,5 @@ def dlg(
         distance=Euclidean(relative=True),
         optimiser=LBFGS(learning_rate=learning_rate),
         solver=Solver(iterations, restarts, seconds, tolerance=1e-9, patience=600, satisfied=1e-5),
-        requires=Needs(single_step=True),
+        requires=Needs(single_step=True, objectives=ONE_GRADIENT),
     )

@@ -5,7 +5,7 @@ Geiping, Bauermeister, Dröge, Moeller. NeurIPS 2020. arXiv:2003.14053.
 
 from __future__ import annotations
 
-from adversary.attack import ATTACKS
+from adversary.attack import ATTACKS, ONE_GRADIENT, Needs
 from adversary.inversion import Cosine, Inversion, SignAdam, SingleGradient, Solver, TotalVariation
 from adversary.labels import LABEL_RULES, Recovery
 
@@ -22,7 +22,8 @@ def inverting_gradients(
 ) -> Inversion:
     """Match the direction of the gradient, with a prior for smooth images, by signed Adam.
 
-    An update of several local steps is taken for one gradient, whose scale the cosine ignores.
+    An update of several local steps is taken for one gradient, whose scale the cosine ignores. Of a diffusion loss
+    the gradient must be of one step, and noise and steps granted.
 
     Two choices differ from the authors' code. The total variation is measured on images in [0, 1] and weighs
     1e-5: on fresh networks the gradient alone decides nearly everything, and more of the prior blurs; where the search
@@ -45,4 +46,5 @@ def inverting_gradients(
         prior=TotalVariation(total_variation),
         optimiser=SignAdam(learning_rate=learning_rate),
         solver=Solver(iterations, restarts, seconds, settled=7 / 8),
+        requires=Needs(objectives=ONE_GRADIENT),
     )

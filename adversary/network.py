@@ -8,11 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional
 
 from fedsim.errors import FedsimError
 from fedsim.models import parameter_names
 from fedsim.protocol import Arrays, Knowledge, Mode, Observation, TrainingPlan
+from fedsim.tasks import Draws, Task
+from fedsim.tasks.classification import Classification
+
+CLASSIFICATION = Classification()
+NO_DRAWS = Draws()
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,8 @@ def loss_gradient(
     labels: Tensor,
     importance: Tensor | None = None,
     *,
+    task: Task = CLASSIFICATION,
+    draws: Draws = NO_DRAWS,
     create_graph: bool = True,
 ) -> list[Tensor]:
     """``grad L(w; x, y)``, tensors in the network's order.
@@ -105,13 +111,13 @@ def loss_gradient(
         inputs: as the network is fed, [N, C, H, W].
         labels: int64 [N], or probabilities [N, classes].
         importance: share of each example in the mean, [N], summing to 1; ``None`` for equal shares.
+        task: what is trained.
+        draws: the random numbers by which the task poses the batch.
         create_graph: whether the result is to be differentiated.
     """
-    outputs = logits(network, weights, inputs)
-    if importance is None:
-        loss = functional.cross_entropy(outputs, labels)
-    else:
-        loss = (functional.cross_entropy(outputs, labels, reduction="none") * importance).sum()
+    posed, targets = task.posed(inputs, labels, draws)
+    outputs = logits(network, weights, posed)
+    loss = task.loss(outputs, targets) if importance is None else (task.each(outputs, targets) * importance).sum()
     return list(torch.autograd.grad(loss, list(weights.parameters.values()), create_graph=create_graph))
 
 

@@ -30,6 +30,10 @@ WAITING = 16
 """Observations that may wait for a free worker before training waits for the attacks: bounds the memory."""
 
 
+NO_LABELS: dict[str, Any] = {"label_accuracy": None, "labels_true": [], "labels_found": []}
+"""What is written down of labels where the task has none."""
+
+
 @dataclass(frozen=True)
 class _Job:
     """A unit under attack, and whose results of it are to be written down."""
@@ -176,6 +180,7 @@ class Victims:
             "examples": len(images),
             "observations": len(together),
             **scores.record(),
+            **({} if self._experiment.task.labelled else NO_LABELS),
             "loss": found.loss,
             "iterations": found.iterations,
             "seconds": found.seconds,

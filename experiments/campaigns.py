@@ -12,6 +12,10 @@ from adversary.campaign import Campaign, refuse, resolve_clients, resolve_rounds
 from experiments.config import AttackTable, Config
 from experiments.experiment import Experiment
 from fedsim.protocol import Kind, Observation, Reconstruction
+from fedsim.tasks import Draws
+
+RANDOM = frozenset(Draws._fields)
+"""Grants of random numbers, which only some tasks draw."""
 
 Unit = Sequence[Sequence[Observation]]
 """Victims that are attacked at once; of each its observations, in the order of rounds."""
@@ -62,6 +66,11 @@ def _check(campaign: Campaign, experiment: Experiment) -> None:
         examples = plan.batches_of(size) if kind == "gradient" else size
         found = campaign.attack.needs.unmet(plan, examples, kind, campaign.grants, campaign.observations)
         problems += [problem for problem in found if problem not in problems]
+    for grant in sorted(campaign.grants & RANDOM - experiment.task.drawn):
+        problems.append(
+            f"It is granted the {grant}, and the task {experiment.config.task.name!r} draws none. "
+            f"Take {grant!r} out of its grants, or choose another [task]."
+        )
     problems += campaign.batching_problems(experiment.device)
     refuse(problems[:3], campaign.label)
 

@@ -213,7 +213,8 @@ class AttackTable(Part):
         label: what the report calls it; the name by default.
         rounds: numbers, or ``first``, ``middle``, ``last``, or ``"all"``, or ``"every 10"``.
         clients: numbers, or ``"all"``, or how many of the cohort (the first ones) as an integer.
-        grants: what the threat model grants beyond the protocol: ``labels``, ``batch_order``, ``defences``.
+        grants: what the threat model grants beyond the protocol: ``labels``, ``batch_order``, ``defences``; of a
+            diffusion loss ``noise`` and ``steps``.
         observations: how many observations of a victim are used together at most: that of the round attacked and
             the last ones before it, as many as there are. Those of future attacks are kept on disk until the end.
         at_once: how many victims of a round are attacked at once at most, which is faster for small networks and needs

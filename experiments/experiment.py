@@ -30,7 +30,7 @@ from fedsim.engines import ENGINES
 from fedsim.engines.local import can_fork
 from fedsim.errors import invalid
 from fedsim.protocol import DeclaredDefence, Grant, Knowledge, TrainingPlan
-from fedsim.tasks import TASKS, Normalisation, Task
+from fedsim.tasks import TASKS, Draws, Normalisation, Occasion, Task
 from server import SELECTORS, STRATEGIES, Selective
 from server.contribution import ESTIMATORS, Appraising, Validator
 from server.selection import Choosing, RoundOutcome, Selector
@@ -336,9 +336,15 @@ class Experiment:
         data = self.shard(client)
         return data.images[reached].float() / 255, data.labels[reached]
 
+    def draws(self, client: int, round: int) -> Draws:
+        """The random numbers of the batch of a client's first step in a round, in the order of the batch."""
+        first = self.batches(client, round)[0]
+        return self.task.draws(Occasion(self.config.seed, client, round), (len(first), *self.data.input_shape))
+
     def knowledge(self, grants: Iterable[Grant] = (), *, client: int = 0, round: int = 1) -> Knowledge:
         """What the threat model grants an adversary about a client in a round."""
         granted = set(grants)
+        draws = self.draws(client, round) if granted & self.task.drawn else Draws()
         return Knowledge(
             model=self.model,
             input_shape=self.data.input_shape,
@@ -348,6 +354,9 @@ class Experiment:
             labels=self.truth(client, round)[1] if "labels" in granted else None,
             batch_order=tuple(self.batches(client, round)) if "batch_order" in granted else None,
             defences=self._declared() if "defences" in granted else None,
+            task=self.task,
+            noise=draws.noise if "noise" in granted else None,
+            steps=draws.steps if "steps" in granted else None,
         )
 
     def _declared(self) -> tuple[DeclaredDefence, ...]:

@@ -11,6 +11,8 @@ from flwr.app import ConfigRecord
 from torch import Tensor, nn
 
 from fedsim.errors import FedsimError, invalid
+from fedsim.tasks import Draws, Task
+from fedsim.tasks.classification import Classification
 
 Arrays = Mapping[str, Tensor]
 """Named tensors in the order of the model's ``state_dict``, on the CPU."""
@@ -19,7 +21,7 @@ Algorithm = Literal["fedavg", "fedsgd"]
 Mode = Literal["train", "eval"]
 Precision = Literal["float32", "bf16"]
 Kind = Literal["model", "gradient"]
-Grant = Literal["labels", "batch_order", "defences"]
+Grant = Literal["labels", "batch_order", "defences", "noise", "steps"]
 
 REPORT_KEY = "report"
 """Where the server's configuration lists what clients shall report beside the loss, such as ``square-loss``."""
@@ -169,6 +171,10 @@ class Knowledge:
         labels: the victim's true labels, int64 [N], only where the threat model grants ``labels``.
         batch_order: positions in the shard of each local step's batch, only where ``batch_order`` is granted.
         defences: the clients' chain of defences in its order, only where ``defences`` is granted.
+        task: what clients train, which the server orders and so knows.
+        noise: that the task drew for the batch of the victim's first step, in the batch's order, [N, C, H, W], only
+            where ``noise`` is granted.
+        steps: of the schedule, likewise, int64 [N], only where ``steps`` is granted.
     """
 
     model: Callable[[], nn.Module]
@@ -179,6 +185,9 @@ class Knowledge:
     labels: Tensor | None = None
     batch_order: tuple[Tensor, ...] | None = None
     defences: tuple[DeclaredDefence, ...] | None = None
+    task: Task = field(default_factory=Classification)
+    noise: Tensor | None = None
+    steps: Tensor | None = None
 
     def grants(self) -> frozenset[Grant]:
         """What is granted beyond the protocol's public parts."""
@@ -186,8 +195,14 @@ class Knowledge:
             "labels": self.labels,
             "batch_order": self.batch_order,
             "defences": self.defences,
+            "noise": self.noise,
+            "steps": self.steps,
         }
         return frozenset(name for name, value in given.items() if value is not None)
+
+    def draws(self) -> Draws:
+        """What is granted of the random numbers of the victim's batch."""
+        return Draws(self.noise, self.steps)
 
     def normalise(self, images: Tensor) -> Tensor:
         """From [0, 1] to what the network is fed, [N, C, H, W]."""

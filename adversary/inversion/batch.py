@@ -53,7 +53,7 @@ def reconstruct_many(
 
     Attacked at once are victims of an ``Inversion`` of a single observation by ``SingleGradient``, ``Cosine`` or
     ``Euclidean``, ``TotalVariation`` or no prior, ``Adam`` or ``SignAdam``, with labels recovered
-    beforehand and no budget in seconds; others one after the other.
+    beforehand and no budget in seconds, in a task without random numbers; others one after the other.
 
     Args:
         attack: the attack on all of them.
@@ -76,7 +76,7 @@ def reconstruct_many(
     if isinstance(attack, Inversion) and not hindrances(attack):
         batches: dict[Hashable, list[tuple[int, InversionProblem]]] = defaultdict(list)
         for position, victim in enumerate(victims):
-            if len(victim.observations) == 1:
+            if len(victim.observations) == 1 and not victim.knowledge.task.drawn:
                 problem = attack.problem(victim.observations, victim.knowledge, seed=victim.seed, device=device)
                 batches[_layout(problem)].append((position, problem))
         compiling = [_is_compiled(attack, [p for _, p in batch], compiled) for batch in batches.values()]

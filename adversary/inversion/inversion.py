@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from adversary import labels as rules
 from adversary.attack import Needs, Progress, check, failure
@@ -32,7 +32,8 @@ class Inversion:
     where r goes through the observations given together.
 
     Attributes:
-        labels: recovers y beforehand; ``labels.optimised`` searches for soft labels along with x.
+        labels: recovers y beforehand; ``labels.optimised`` searches for soft labels along with x. Plays no role where
+            the task's loss depends on no labels.
         simulator: what update inputs would cause.
         distance: how far that is from the update observed.
         optimiser: how to search.
@@ -107,10 +108,7 @@ class Inversion:
         """What the solver is given: the objective and starting points for these observations."""
         first = observations[0]
         network = build(knowledge, mode_of(first.plan), device)
-        known: Tensor | None = None
-        if self.labels is not rules.optimised:
-            draws = seeding.generator(seed, "attack", "labels")
-            known = self.labels(rules.Evidence.of(first, knowledge, network, draws, device)).to(device)
+        known = self._labels(network, first, knowledge, seed, device)
         simulations = [self.simulator.bind(network, o, knowledge, device) for o in observations]
         distance = self.distance
         if isinstance(distance, LayerWise):
@@ -130,3 +128,14 @@ class Inversion:
             torch.device(device),
             self.combine,
         )
+
+    def _labels(
+        self, network: nn.Module, first: Observation, knowledge: Knowledge, seed: int, device: torch.device | str
+    ) -> Tensor | None:
+        """Labels int64 [N], -1 for each where the loss depends on none; ``None`` where they are searched for."""
+        if not knowledge.task.labelled:
+            return torch.full((first.examples,), -1, device=device)
+        if self.labels is rules.optimised:
+            return None
+        draws = seeding.generator(seed, "attack", "labels")
+        return self.labels(rules.Evidence.of(first, knowledge, network, draws, device)).to(device)

@@ -107,13 +107,22 @@ def threat_model(run: Run) -> list[Fact]:
         status = [GRANTED if grant in grants else UNKNOWN for grants in granted]
         facts.append(Fact(what, "known only if the threat model grants it", status))
     others = sorted({grant for grants in granted for grant in grants} - {"labels", "batch_order", "defences"})
+    drawn = {"noise": "The noise that a victim drew", "steps": "The steps of the schedule that a victim drew"}
     facts += [
-        Fact(other.replace("_", " "), "granted", [GRANTED if other in grants else UNKNOWN for grants in granted])
+        Fact(
+            drawn.get(other, other.replace("_", " ")),
+            "granted",
+            [GRANTED if other in grants else UNKNOWN for grants in granted],
+        )
         for other in others
     ]
     return [
         *facts,
-        Fact("The images, and the clients' random numbers", "the scores alone use them", [UNKNOWN] * everywhere),
+        Fact(
+            "The images, and all other random numbers of the clients",
+            "the scores alone use them",
+            [UNKNOWN] * everywhere,
+        ),
     ]
 
 

@@ -128,16 +128,21 @@ def carry_out(
     return record, truth, found.images[list(scores.assignment)]
 
 
-def run_all(tasks: Sequence[Task], folder: Path, name: str, workers: int, run: Run = attack) -> list[dict[str, Any]]:
+def run_all(
+    tasks: Sequence[Task], folder: Path, name: str, workers: int, run: Run = attack, *, partial: bool = False
+) -> list[dict[str, Any]]:
     """Run the tasks that have no result yet; all records, in the order of the tasks.
 
     Results are ``folder/name.jsonl``. The pictures, ``folder/pictures/name*``, stay on the machine that made them:
     CIFAR-10 states no licence under which they could be passed on. What has a result is not done again for its picture.
+    With ``partial`` nothing is run, and the records are those that there are.
     """
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
     lines, pictures = folder / f"{name}.jsonl", folder / "pictures" / f"{name}.safetensors"
     records = {r["key"]: r for r in map(json.loads, lines.read_text().splitlines())} if lines.exists() else {}
     kept = load_file(pictures) if pictures.exists() else {}
+    if partial:
+        return [records[task.key()] for task in tasks if task.key() in records]
     left = [task for task in tasks if task.key() not in records]
     for record, truth, found in _results(left, workers, run):
         kept |= {f"{record['key']}/truth": _bytes(truth), f"{record['key']}/found": _bytes(found)}

@@ -14,7 +14,7 @@ from fedsim import models
 from fedsim.errors import FedsimError
 from fedsim.models import InputShape
 from fedsim.tasks import TASKS
-from fedsim.tasks.task import Normalisation, Occasion
+from fedsim.tasks.task import Draws, Normalisation, Occasion
 
 
 @TASKS.register("classification")
@@ -24,6 +24,8 @@ class Classification:
 
     objective: ClassVar[str] = "cross_entropy"
     metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
+    labelled: ClassVar[bool] = True
+    drawn: ClassVar[frozenset[str]] = frozenset()
 
     def build(
         self, name: str, input_shape: InputShape, classes: int, parameters: Mapping[str, Any], *, seed: int
@@ -49,6 +51,12 @@ class Classification:
         return mean, std
 
     def pose(self, inputs: Tensor, labels: Tensor, occasion: Occasion) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        return inputs, labels
+
+    def draws(self, occasion: Occasion, shape: tuple[int, ...]) -> Draws:  # noqa: ARG002
+        return Draws()
+
+    def posed(self, inputs: Tensor, labels: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:  # noqa: ARG002
         return inputs, labels
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ step is a plane below the noisy image, and the weight of the example's loss a pl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -20,7 +20,10 @@ from fedsim.diffusion.objective import Error
 from fedsim.errors import FedsimError, invalid
 from fedsim.models import InputShape
 from fedsim.tasks import TASKS
-from fedsim.tasks.task import Normalisation, Occasion
+from fedsim.tasks.task import Draws, Normalisation, Occasion
+
+LEAST_SHARE = 0.01
+"""Of the image at the step that ``generated`` begins with; with less, errors of predicted noise grow tenfold."""
 
 
 class Stepped(nn.Module):
@@ -71,6 +74,8 @@ class Diffusion:
 
     objective: ClassVar[str] = "denoising"
     metrics: ClassVar[tuple[str, ...]] = ("loss",)
+    labelled: ClassVar[bool] = False
+    drawn: ClassVar[frozenset[str]] = frozenset({"noise", "steps"})
 
     def __post_init__(self) -> None:
         if self.count < 0:
@@ -123,7 +128,7 @@ class Diffusion:
     def normalisation(self, mean: tuple[float, ...], std: tuple[float, ...]) -> Normalisation:
         return (0.5,) * len(mean), (0.5,) * len(std)
 
-    def draws(self, occasion: Occasion, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    def draws(self, occasion: Occasion, shape: tuple[int, ...]) -> Draws:
         """Noise and steps of a batch, on the CPU; those of an example do not depend on how many come after it.
 
         Args:
@@ -139,10 +144,16 @@ class Diffusion:
             (torch.randn(shape[1:], generator=generator), torch.randint(steps, (), generator=generator))
             for _ in range(shape[0])
         ]
-        return torch.stack([noise for noise, _ in drawn]), torch.stack([t for _, t in drawn])
+        return Draws(torch.stack([noise for noise, _ in drawn]), torch.stack([t for _, t in drawn]))
 
-    def pose(self, inputs: Tensor, labels: Tensor, occasion: Occasion) -> tuple[Tensor, Tensor]:  # noqa: ARG002
-        noise, t = (drawn.to(inputs.device) for drawn in self.draws(occasion, tuple(inputs.shape)))
+    def pose(self, inputs: Tensor, labels: Tensor, occasion: Occasion) -> tuple[Tensor, Tensor]:
+        return self.posed(inputs, labels, self.draws(occasion, tuple(inputs.shape)))
+
+    def posed(self, inputs: Tensor, labels: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        if draws.noise is None or draws.steps is None:
+            missing = "noise" if draws.noise is None else "steps"
+            raise FedsimError(f"task diffusion: the {missing} of the batch are not known. Give them, or guess them.")
+        noise, t = draws.noise.to(inputs.device), draws.steps.to(inputs.device)
         x, wanted = self.goal.posed(inputs, noise.to(inputs.dtype), t)
         return _above(x, t), _above(wanted, self.goal.weights(t, inputs))
 
@@ -168,6 +179,14 @@ class Diffusion:
         estimate = denoiser(network.eval().network, schedule, self.prediction, bound=1.0)
         found = ddim(estimate, schedule, start, schedule.spaced(self.sampling_steps).flip(0))
         return ((found + 1) / 2).clamp(0, 1).cpu()
+
+    def generated(self, answer: Callable[[Tensor], Tensor], latents: Tensor, count: int) -> Tensor:
+        last = int((self.goal.schedule.alpha_bar >= LEAST_SHARE).sum()) - 1
+        if not 1 <= count <= last + 1:
+            raise invalid("sampling_steps", count, f"the schedule has {last + 1} steps to draw by", "Ask for fewer")
+        steps = torch.linspace(last, 0, count, dtype=torch.float64).round().long()
+        estimate = denoiser(lambda x, t: answer(_above(x, t)), self.goal.schedule, self.prediction)
+        return ddim(estimate, self.goal.schedule, latents, steps)
 
     def _path(self, occasion: Occasion) -> tuple[str | int, ...]:
         """Where the draws of a batch come from."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -33,6 +33,18 @@ class Occasion(NamedTuple):
         return Occasion(self.seed, self.client, self.round, step)
 
 
+class Draws(NamedTuple):
+    """The random numbers that a task poses a batch by, or what is known of them.
+
+    Attributes:
+        noise: float [B, C, H, W].
+        steps: of the schedule, int64 [B].
+    """
+
+    noise: Tensor | None = None
+    steps: Tensor | None = None
+
+
 @runtime_checkable
 class Task(Protocol):
     """What clients train. Local training computes ``loss(network(inputs), targets)`` of what ``pose`` gives.
@@ -43,10 +55,14 @@ class Task(Protocol):
     Attributes:
         objective: what the loss is called in a ``TrainingPlan``, by which attacks know what they invert.
         metrics: what ``total`` can measure; ``loss`` is one of them.
+        labelled: whether the loss depends on labels.
+        drawn: which of the ``Draws`` a batch is posed by.
     """
 
     objective: ClassVar[str]
     metrics: ClassVar[tuple[str, ...]]
+    labelled: ClassVar[bool]
+    drawn: ClassVar[frozenset[str]]
 
     def build(
         self, name: str, input_shape: InputShape, classes: int, parameters: Mapping[str, Any], *, seed: int
@@ -83,6 +99,16 @@ class Task(Protocol):
             occasion: for random numbers, if there are any.
         """
 
+    def draws(self, occasion: Occasion, shape: tuple[int, ...]) -> Draws:
+        """The random numbers of a batch of images [B, C, H, W], on the CPU; what ``drawn`` leaves out is ``None``."""
+
+    def posed(self, inputs: Tensor, labels: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """As ``pose``, by these random numbers; differentiable by inputs and noise.
+
+        Raises:
+            FedsimError: a random number that the task needs is missing.
+        """
+
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The mean loss of a batch, a scalar."""
 
@@ -94,3 +120,20 @@ class Task(Protocol):
 
     def samples(self, network: nn.Module, input_shape: InputShape, *, seed: int) -> Tensor | None:
         """Images that the network draws, in [0, 1], float32 [N, C, H, W]; ``None`` where it draws none."""
+
+
+@runtime_checkable
+class Generative(Protocol):
+    """A task whose networks make images of noise."""
+
+    def generated(self, answer: Callable[[Tensor], Tensor], latents: Tensor, count: int) -> Tensor:
+        """Images [N, C, H, W] as the network is fed, of latents of their shape; differentiable by what they come from.
+
+        Args:
+            answer: of the network, to one tensor, as the task poses it.
+            latents: standard normal numbers.
+            count: calls of the network.
+
+        Raises:
+            FedsimError: the task cannot make them in so many calls.
+        """

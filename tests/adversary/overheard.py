@@ -13,6 +13,7 @@ from clients import batches, training
 from fedsim import models
 from fedsim.data import load
 from fedsim.protocol import Knowledge, Observation, TrainingPlan
+from fedsim.tasks import Draws, Task
 
 SHAPE = (1, 28, 28)
 
@@ -119,3 +120,21 @@ def overhear_client(
 
 def psnr(found: Tensor, truth: Tensor) -> float:
     return float(10 * torch.log10(1 / (found - truth).square().mean()))
+
+
+def overhear_denoising(images: Tensor, task: Task, draws: Draws, *, widths: tuple[int, ...] = (8,)) -> Victim:
+    """The gradient of one diffusion loss of a fresh UNet; what was drawn for it is granted, set A."""
+    shape = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
+    given = {"widths": widths, "groups": 4, "attention": False}
+
+    def make() -> nn.Module:
+        return task.build("unet", shape, 10, given, seed=0)
+
+    network = make()
+    posed, targets = task.posed(images * 2 - 1, torch.zeros(0), draws)
+    names, parameters = zip(*network.named_parameters(), strict=True)
+    found = torch.autograd.grad(task.loss(network(posed), targets), parameters)
+    plan = TrainingPlan(algorithm="fedsgd", batch_size=None, loss=task.objective)
+    seen = Observation(1, 0, state(network), dict(zip(names, found, strict=True)), "gradient", len(images), plan)
+    knowledge = Knowledge(make, shape, 10, (0.5,), (0.5,), task=task, noise=draws.noise, steps=draws.steps)
+    return Victim(seen, knowledge, images, torch.zeros(len(images), dtype=torch.int64))

@@ -156,7 +156,7 @@ def test_selection_and_contribution_go_by_the_loss(tmp_path: Path) -> None:
         ({"model": MODEL | {"classes": 10}}, ["class", "Choose another network"]),
         ({"selection": {"name": "tifl"}}, ["tifl", "goes by accuracy", "tells loss"]),
         ({"data": DATA | {"validation_size": 4}, "contribution": {"metric": "accuracy"}}, ["contribution.metric"]),
-        ({"attacks": [{"name": "inverting_gradients"}]}, ["inverting_gradients", "cross_entropy", "denoising"]),
+        ({"attacks": [{"name": "agic"}]}, ["agic", "cross_entropy", "denoising"]),
         ({"attacks": [{"name": "rgap"}]}, ["rgap", "cross_entropy", "denoising"]),
     ],
 )

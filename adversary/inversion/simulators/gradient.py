@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from adversary.inversion.schedule import granted_order
 from adversary.inversion.simulator import Simulation
-from adversary.network import Weights, gradients_behind, loss_gradient, place
+from adversary.network import CLASSIFICATION, NO_DRAWS, Weights, gradients_behind, loss_gradient, place
 from fedsim.protocol import Knowledge, Observation
+from fedsim.tasks import Draws, Task
 
 
 @dataclass(frozen=True)
 class SingleGradient:
-    """One gradient of the mean cross-entropy at the weights that were sent.
+    """One gradient of the task's mean loss at the weights that were sent, by the random numbers that are granted.
 
     Exact for an update of one step. An update of several is taken for a multiple of one gradient over all
     the client's examples.
@@ -25,11 +26,12 @@ class SingleGradient:
         self,
         network: nn.Module,
         observation: Observation,
-        knowledge: Knowledge,  # noqa: ARG002  (unrolling simulators read the batch order)
+        knowledge: Knowledge,
         device: torch.device | str,
     ) -> Simulation:
         weights = place(network, observation.sent, device)
-        return BoundGradient(network, weights, gradients_behind(observation, weights))
+        draws = Draws(*(None if drawn is None else drawn.to(device) for drawn in knowledge.draws()))
+        return BoundGradient(network, weights, gradients_behind(observation, weights), None, knowledge.task, draws)
 
 
 @dataclass(frozen=True)
@@ -66,15 +68,21 @@ class BoundGradient:
         weights: where the gradient is taken.
         target: the update as a mean gradient.
         importance: share of each example, [N]; ``None`` for equal shares.
+        task: whose loss it is of.
+        draws: the random numbers by which the task poses the batch, on the device.
     """
 
     network: nn.Module
     weights: Weights
     target: list[Tensor]
     importance: Tensor | None = None
+    task: Task = CLASSIFICATION
+    draws: Draws = NO_DRAWS
 
     def __call__(self, inputs: Tensor, labels: Tensor) -> list[Tensor]:
-        return loss_gradient(self.network, self.weights, inputs, labels, self.importance)
+        return loss_gradient(
+            self.network, self.weights, inputs, labels, self.importance, task=self.task, draws=self.draws
+        )
 
 
 def shares(order: tuple[Tensor, ...], examples: int, device: torch.device | str) -> Tensor | None:

@@ -1,0 +1,69 @@
+"""The two searches of ``gidm``, over one objective: for the latents of an image, and on from an image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adversary.diffusion.prior import Generator
+from adversary.inversion import Candidate, InversionProblem
+from fedsim import seeding
+
+
+@dataclass(frozen=True)
+class Latents:
+    """The objective of an inversion as one of latents: ``M(G(z))``.
+
+    Attributes:
+        inner: of images.
+        generate: G.
+    """
+
+    inner: InversionProblem
+    generate: Generator
+
+    def start(self, attempt: int) -> Candidate:
+        """Latents from N(0, 1), drawn on the CPU on any device."""
+        draws = seeding.generator(self.inner.seed, "attack", "latents", attempt)
+        z = torch.randn(self.inner.examples, *self.inner.knowledge.input_shape, generator=draws)
+        return Candidate(z.to(self.inner.device).requires_grad_())
+
+    def objective(self, candidate: Candidate) -> Tensor:
+        """That of the images made of the latents."""
+        return self.inner.objective(self.decoded(candidate))
+
+    def project(self, candidate: Candidate) -> None:
+        """Latents have no range."""
+
+    def decoded(self, candidate: Candidate) -> Candidate:
+        """The images of latents."""
+        return Candidate(self.generate(candidate.inputs))
+
+
+@dataclass(frozen=True)
+class Onwards:
+    """The objective of an inversion whose first search begins at an image; further ones begin where the inner's do.
+
+    Attributes:
+        inner: of images.
+        first: as the network is fed, [N, C, H, W].
+    """
+
+    inner: InversionProblem
+    first: Tensor
+
+    def start(self, attempt: int) -> Candidate:
+        """The image, or a start of the inner problem."""
+        if attempt:
+            return self.inner.start(attempt)
+        return Candidate(self.first.detach().clone().requires_grad_())
+
+    def objective(self, candidate: Candidate) -> Tensor:
+        """The inner problem's."""
+        return self.inner.objective(candidate)
+
+    def project(self, candidate: Candidate) -> None:
+        """As the inner problem does."""
+        self.inner.project(candidate)

@@ -1,0 +1,62 @@
+"""The diffusion models of the reproduction of ``gidm``: fresh ones, and one trained on the training split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from fedsim import seeding
+from fedsim.data import DataSet
+from fedsim.tasks import Occasion
+from fedsim.tasks.diffusion import Diffusion
+
+CONSOLE = Console(stderr=True)
+
+TASK = Diffusion(schedule={"name": "sigmoid", "steps": 16}, prediction="v", sampling_steps=8)
+"""That of the authors' code: 16 steps of the sigmoid schedule, v-prediction, weighted."""
+
+WIDTHS = (16, 32, 64)
+BATCH, RATE = 64, 1e-3
+
+
+def network(data: DataSet, seed: int) -> nn.Module:
+    """A fresh UNet; 636,465 parameters for 28x28 grey images."""
+    return TASK.build("unet", data.input_shape, data.classes, {"widths": WIDTHS}, seed=seed)
+
+
+def trained(data: DataSet, steps: int, path: Path) -> dict[str, Tensor]:
+    """The state after some steps of Adam on the training split; from the file, if it has been trained before.
+
+    Args:
+        data: of which only the training split is used.
+        steps: batches of 64; the step size falls as a cosine from 1e-3.
+        path: of the state, a safetensors file.
+    """
+    if path.exists():
+        return load_file(path)
+    torch.set_num_threads(1)
+    model = network(data, seed=0)
+    search = torch.optim.Adam(model.parameters(), lr=RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(search, steps)
+    draws = seeding.generator(0, "gidm", "prior")
+    total = 0.0
+    for step in range(steps):
+        batch = data.train.subset(torch.randint(len(data.train), (BATCH,), generator=draws))
+        posed, targets = TASK.pose(batch.images.float() / 127.5 - 1, batch.labels, Occasion(0, 0, 1, step))
+        search.zero_grad()
+        loss = TASK.loss(model(posed), targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        search.step()
+        schedule.step()
+        total += loss.item()
+        if step % 100 == 99:
+            CONSOLE.print(f"prior: step {step + 1} of {steps}, mean loss {total / 100:.4f}")
+            total = 0.0
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    save_file(state, path)
+    return state

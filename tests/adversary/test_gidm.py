@@ -1,0 +1,164 @@
+"""GIDM: two searches of one observation, through a model that makes images of latents and then without it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from overheard import Victim, clothes, overhear_denoising, psnr, state
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from adversary import ATTACKS
+from adversary.diffusion.prior import generator, prior_arrays
+from adversary.diffusion.problems import Latents
+from adversary.gidm import Gidm
+from adversary.inversion import Inversion
+from fedsim.data import load
+from fedsim.errors import FedsimError
+from fedsim.protocol import Knowledge
+from fedsim.tasks import Draws, Occasion
+from fedsim.tasks.classification import Classification
+from fedsim.tasks.diffusion import Diffusion
+
+pytest.importorskip("diffusers", reason="NOT TESTED: attacks on diffusion. Run: pip install fedsim[diffusion]")
+
+TASK = Diffusion(schedule={"name": "sigmoid", "steps": 16}, prediction="v", sampling_steps=4)
+SIDE = 8
+
+
+def small(images: Tensor) -> Tensor:
+    return functional.interpolate(images.float() / 255, (SIDE, SIDE), mode="area")
+
+
+def victim(t: int, position: int = 0) -> Victim:
+    images = small(load("fashion_mnist_small").test.images[position : position + 1])
+    drawn = TASK.draws(Occasion(3, 0, 1), tuple(images.shape))
+    return overhear_denoising(images, TASK, Draws(drawn.noise, torch.tensor([t])))
+
+
+def attack(**parameters: object) -> Gidm:
+    found = ATTACKS.create("gidm", **parameters)
+    assert isinstance(found, Gidm)
+    return found
+
+
+def in_double(seen: Victim) -> Victim:
+    """The same in double precision, as differences of small steps need it."""
+    observation, noise = seen.observation, seen.knowledge.noise
+    assert noise is not None
+    sent, received = (
+        {name: tensor.double() for name, tensor in arrays.items()}
+        for arrays in (observation.sent, observation.received)
+    )
+    knowledge = replace(seen.knowledge, noise=noise.double())
+    return replace(seen, observation=replace(observation, sent=sent, received=received), knowledge=knowledge)
+
+
+def latents(seen: Victim, count: int = 4, *, save_memory: bool = False) -> Latents:
+    pixels = ATTACKS.create("dlg")
+    assert isinstance(pixels, Inversion)
+    problem = pixels.problem([seen.observation], seen.knowledge, seed=0)
+    arrays = prior_arrays("global", seen.observation, seen.knowledge)
+    return Latents(problem, generator(arrays, seen.knowledge, count, "cpu", save_memory=save_memory))
+
+
+@pytest.fixture(scope="module")
+def prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with a model that has seen a thousand small pictures of clothes for some seconds."""
+    network = victim(0).knowledge.model()
+    images = small(load("fashion_mnist_small").train.images[:1000]) * 2 - 1
+    search = torch.optim.Adam(network.parameters(), lr=3e-3)
+    for step in range(300):
+        batch = images[(torch.arange(32) + 32 * step) % len(images)]
+        posed, targets = TASK.pose(batch, torch.zeros(0), Occasion(step=step))
+        search.zero_grad()
+        TASK.loss(network(posed), targets).backward()
+        search.step()
+    path = tmp_path_factory.mktemp("prior") / "model.safetensors"
+    save_file(state(network), path)
+    return path
+
+
+def test_latents_have_the_derivative_of_finite_differences_with_and_without_checkpoints() -> None:
+    seen = in_double(victim(7))
+    z = torch.randn(1, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0)).double().requires_grad_()
+    along = torch.randn(z.shape, generator=torch.Generator().manual_seed(1)).double()
+    slopes = []
+    for save_memory in (False, True):
+        problem = latents(seen, save_memory=save_memory)
+        candidate = problem.start(0)
+        candidate.inputs = z
+        (gradient,) = torch.autograd.grad(problem.objective(candidate), [z])
+        slopes.append(float((gradient * along).sum()))
+        ends = []
+        for step in (1e-5, -1e-5):
+            candidate.inputs = (z + step * along).detach()
+            ends.append(problem.objective(candidate).item())
+        assert slopes[-1] == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-5)
+    assert slopes[0] == slopes[1]
+
+
+def test_a_generator_of_the_true_answer_makes_the_image_of_any_latents() -> None:
+    """DDIM with what a perfect model would say of one image ends at that image."""
+    image = small(clothes([0])[0] * 255) * 2 - 1
+
+    def perfect(fed: Tensor) -> Tensor:
+        x, t = fed[:, :-1], fed[:, -1, 0, 0].long()
+        a, b = TASK.goal.schedule.scales(t, x)
+        return a * (x - a * image) / b - b * image
+
+    z = torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
+    made = TASK.generated(perfect, z, 5)
+    torch.testing.assert_close(made, image, atol=1e-4, rtol=0)
+    with pytest.raises(FedsimError, match="sampling_steps = 16"):
+        TASK.generated(perfect, z, 16)
+
+
+def test_pixels_alone_are_found_from_noise() -> None:
+    seen = victim(7)
+    alone = attack(prior="none", iterations=400, learning_rate=0.05)
+    found = alone.reconstruct([seen.observation], seen.knowledge, seed=0)
+    assert psnr(found.images, seen.images) > 30
+    assert found.iterations == len(found.history) == 400
+
+
+def test_both_searches_are_of_one_objective_and_the_second_goes_on_where_the_first_ended(prior: Path) -> None:
+    seen = victim(7, position=3)
+    given = {"prior": str(prior), "latent_iterations": 80, "latent_learning_rate": 0.05}
+    first = attack(iterations=0, **given).reconstruct([seen.observation], seen.knowledge, seed=0)
+    assert first.iterations == 80
+    assert first.loss == min(first.history)
+    both = attack(iterations=100, **given).reconstruct([seen.observation], seen.knowledge, seed=0)
+    assert both.history[:80] == first.history
+    assert both.history[80] == pytest.approx(first.loss, rel=1e-3)
+    assert both.loss == min(both.history)
+    assert both.loss < 0.5 * first.loss
+    assert psnr(both.images, seen.images) > psnr(first.images, seen.images)
+
+
+def test_a_trained_prior_starts_nearer_than_a_random_one(prior: Path) -> None:
+    scores = {}
+    for name in (str(prior), "random"):
+        each = []
+        for position in range(3):
+            seen = victim(7, position)
+            one = attack(prior=name, latent_iterations=60, latent_learning_rate=0.05, iterations=0)
+            each.append(psnr(one.reconstruct([seen.observation], seen.knowledge, seed=0).images, seen.images))
+        scores[name] = sum(each) / 3
+    assert scores[str(prior)] > scores["random"] + 2
+
+
+def test_what_is_no_prior_is_said(tmp_path: Path) -> None:
+    seen = victim(7)
+    with pytest.raises(FedsimError, match=r"prior = 'gone\.safetensors': is no file"):
+        attack(prior="gone.safetensors").reconstruct([seen.observation], seen.knowledge, seed=0)
+    broken = tmp_path / "broken.safetensors"
+    broken.write_text("nothing")
+    with pytest.raises(FedsimError, match="cannot be read"):
+        attack(prior=str(broken)).reconstruct([seen.observation], seen.knowledge, seed=0)
+    with pytest.raises(FedsimError, match="make no images"):
+        generator({}, Knowledge(nn.Identity, (1, 8, 8), 10, task=Classification()), 4, "cpu")

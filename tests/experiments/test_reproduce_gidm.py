@@ -1,0 +1,72 @@
+"""The reproduction of ``gidm``: each method attacks the same gradient, of which the truth is the minimum."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from adversary import ATTACKS
+from adversary.inversion import Candidate, Inversion
+from experiments.reproduce import gidm
+from experiments.reproduce.gidm_models import trained
+from experiments.reproduce.gidm_page import table, write_page
+from experiments.reproduce.victims import run_all
+from fedsim.data import DataSet, load
+
+pytest.importorskip("diffusers", reason="NOT TESTED: attacks on diffusion. Run: pip install fedsim[diffusion]")
+
+
+@pytest.fixture
+def data(monkeypatch: pytest.MonkeyPatch) -> DataSet:
+    small = load("fashion_mnist_small")
+    monkeypatch.setattr(gidm, "_data", lambda: small)
+    return small
+
+
+def test_methods_share_a_victim_and_its_image_explains_the_gradient(data: DataSet, tmp_path: Path) -> None:
+    prior = tmp_path / "prior.safetensors"
+    state = trained(data, 2, prior)
+    again = trained(data, 2, tmp_path / "again.safetensors")
+    assert all(torch.equal(state[name], tensor) for name, tensor in again.items())
+    tasks = list(gidm.tasks_of(4, prior))
+    assert [task.t for task in tasks[::8]] == [0, 5, 10, 15]
+    assert len({task.key() for task in tasks}) == len(tasks) == 4 * 2 * 4
+    for task in tasks[::4]:
+        observation, knowledge, images, _ = gidm.observe_noise(task, data)
+        assert (torch.equal(observation.sent["network.out.weight"], state["network.out.weight"])) == (
+            task.state == "trained"
+        )
+        attack = ATTACKS.create("dlg")
+        assert isinstance(attack, Inversion)
+        problem = attack.problem([observation], knowledge, seed=0)
+        assert problem.objective(Candidate(images * 2 - 1)).item() < 1e-8
+
+
+def test_what_is_done_is_not_done_again_and_a_page_is_written_of_a_part(data: DataSet, tmp_path: Path) -> None:
+    prior = tmp_path / "prior.safetensors"
+    trained(data, 1, prior)
+    short = {"gidm": {"latent_iterations": 2, "iterations": 2}, "dlg": {"iterations": 4}}
+    tasks = [
+        replace(task, parameters=task.parameters | short[task.attack])
+        for task in gidm.tasks_of(1, prior)
+        if task.state == "trained" and task.attack in short
+    ]
+    records = run_all(tasks[:1], tmp_path, "gidm", 1, gidm.attack_noise)
+    assert records[0]["iterations"] == 8  # two starts of both searches
+    assert run_all(tasks, tmp_path, "gidm", 1, gidm.attack_noise, partial=True) == records
+    write_page(tmp_path, "gidm", records, training=1)
+    assert "| `gidm` | 1 |" in (tmp_path / "gidm.md").read_text()
+
+
+def test_every_victim_counts_and_failures_have_no_gap() -> None:
+    common: dict[str, Any] = {"state": "fresh", "ssim": 0.5, "cpu_seconds": 2.0, "iterations": 9}
+    records = [
+        {**common, "name": "fresh-dlg", "victim": victim, "psnr": psnr, "loss": loss}
+        for victim, (psnr, loss) in enumerate([(40.0, 1e-9), (8.0, None), (25.0, 1e-3)])
+    ]
+    row = table(records).splitlines()[-1].split(" | ")
+    assert row[1:4] == ["3", "25.0 [8.0, 40.0]", "2 of 3"]
