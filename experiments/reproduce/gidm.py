@@ -28,6 +28,8 @@ from fedsim.tasks import Draws, Occasion
 
 NAME = "gidm"
 ITERATIONS, LATENT_ITERATIONS = 400, 30
+FIRST = 64
+"""The first victim: its test image, and the seed of its weights and noise. Settings were chosen on victims before it."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def tasks_of(victims: int, prior: Path) -> Iterator[NoiseTask]:
                     "unet",
                     {"widths": list(WIDTHS)},
                     victim,
-                    (victim,),
+                    (FIRST + victim,),
                     normalise=False,
                     t=t,
                     prior=str(prior),
@@ -88,11 +90,10 @@ def tasks_of(victims: int, prior: Path) -> Iterator[NoiseTask]:
 def observe_noise(task: NoiseTask, data: DataSet) -> tuple[Observation, Knowledge, Tensor, Tensor]:
     """The gradient at a step of the schedule, what is granted of it, and the truth: images in [0, 1] and labels."""
     batch = data.test.subset(torch.tensor(task.images))
-    # Seeds from 1 on are the victims'; 0 is that of the trained model.
-    model = network(data, seed=1 + task.victim)
+    model = network(data, seed=FIRST + task.victim)
     if task.state == "trained":
         model.load_state_dict(load_file(task.prior))
-    drawn = TASK.draws(Occasion(1 + task.victim, 0, 1), tuple(batch.images.shape))
+    drawn = TASK.draws(Occasion(FIRST + task.victim, 0, 1), tuple(batch.images.shape))
     drawn = Draws(drawn.noise, torch.full((len(batch),), task.t))
     images = batch.images.float() / 255
     posed, targets = TASK.posed(images * 2 - 1, batch.labels, drawn)

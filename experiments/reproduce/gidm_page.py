@@ -17,7 +17,7 @@ EXACT_ENOUGH = 25.0
 HEAD = """# Attacks on gradients of a diffusion loss
 
 Made by `make reproduce-gidm` (`python -m experiments.reproduce.gidm`), on one thread of a CPU. Fashion-MNIST at 28x28,
-the first test images, one image a gradient; a UNet of 636,465 parameters, v-prediction, 16 steps of the sigmoid
+test images from the 65th on, one image a gradient; a UNet of 636,465 parameters, v-prediction, 16 steps of the sigmoid
 schedule, single precision. **Set A: noise and step are known**, a much stronger observation than an honest server
 has. `fresh` victims have weights of their own, `trained` ones those of a model after {training} steps of Adam on the
 training split; that model is the prior of `gidm` in both. Steps of the victims run from 0 to 15.
@@ -25,6 +25,9 @@ training split; that model is the prior of `gidm` in both. Steps of the victims 
 `dlg` and `inverting_gradients`: 400 iterations from one start. `gidm`: 30 iterations for the latent from each of two
 starts, through four steps of DDIM, then 200 of signed Adam for the pixels, and 200 more from noise where those leave
 more than 0.001 of the gradient; `pixels` is this second search alone, from noise.
+
+The settings of `gidm` were chosen on other victims (test images, weights and noise), those of the others were not; no
+two methods begin at the same point.
 
 PSNR: median over victims with its 95 % bootstrap interval; a uniform grey scores {grey:.1f} dB. Every victim counts;
 `explains` is the relative squared gap that is left of the gradient (`inverting_gradients`: one minus the cosine).
