@@ -29,7 +29,7 @@ from fedsim.tasks import Draws, Occasion
 NAME = "gidm"
 ITERATIONS, LATENT_ITERATIONS = 400, 30
 FIRST = 64
-"""The first victim: its test image, and the seed of its weights and noise. Settings were chosen on victims before it."""
+"""The first victim: its test image, and the seed of its weights and noise. Settings were chosen on earlier ones."""
 
 
 @dataclass(frozen=True)
