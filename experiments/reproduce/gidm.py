@@ -27,7 +27,7 @@ from fedsim.protocol import Knowledge, Observation, TrainingPlan
 from fedsim.tasks import Draws, Occasion
 
 NAME = "gidm"
-ITERATIONS, LATENT_ITERATIONS = 400, 30
+STARTS, ITERATIONS, LATENT_ITERATIONS = 2, 400, 30
 FIRST = 64
 """The first victim: its test image, and the seed of its weights and noise. Settings were chosen on earlier ones."""
 
@@ -60,13 +60,13 @@ def main() -> None:
 
 def tasks_of(victims: int, prior: Path) -> Iterator[NoiseTask]:
     """Victim by victim, so that a run that is cut off has the same ones for each method."""
-    pixels = {"optimiser": "sign_adam", "learning_rate": 0.1, "restarts": 2, "iterations": ITERATIONS // 2}
+    pixels = {"optimiser": "lbfgs", "restarts": STARTS, "iterations": ITERATIONS}
     latents = {"latent_iterations": LATENT_ITERATIONS, "latent_learning_rate": 0.1}
     methods: dict[str, tuple[str, dict[str, Any]]] = {
         "gidm": ("gidm", pixels | latents | {"prior": str(prior)}),
         "pixels": ("gidm", pixels | {"prior": "none"}),
-        "dlg": ("dlg", {"iterations": ITERATIONS, "restarts": 1}),
-        "inverting_gradients": ("inverting_gradients", {"iterations": ITERATIONS}),
+        "dlg": ("dlg", {"iterations": ITERATIONS, "restarts": STARTS}),
+        "inverting_gradients": ("inverting_gradients", {"iterations": ITERATIONS, "restarts": STARTS}),
     }
     steps = torch.linspace(0, len(TASK.goal.schedule) - 1, victims).round().long().tolist()
     for victim, t in enumerate(steps):

@@ -22,9 +22,9 @@ schedule, single precision. **Set A: noise and step are known**, a much stronger
 has. `fresh` victims have weights of their own, `trained` ones those of a model after {training} steps of Adam on the
 training split; that model is the prior of `gidm` in both. Steps of the victims run from 0 to 15.
 
-`dlg` and `inverting_gradients`: 400 iterations from one start. `gidm`: 30 iterations for the latent from each of two
-starts, through four steps of DDIM, then 200 of signed Adam for the pixels, and 200 more from noise where those leave
-more than 0.001 of the gradient; `pixels` is this second search alone, from noise.
+Every search of pixels has 400 iterations from each of at most two starts; `gidm` and `pixels` search by L-BFGS, as
+`dlg` does. `gidm` first has 30 iterations of Adam for the latent from each of two starts, through four steps of DDIM;
+its first search of pixels begins at the image found, its second at noise. `pixels` is that search alone, from noise.
 
 The settings of `gidm` were chosen on other victims (test images, weights and noise), those of the others were not; no
 two methods begin at the same point.
