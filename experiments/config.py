@@ -142,6 +142,20 @@ class Selection(Part):
     clients_per_round: int | None = Field(None, ge=1)
 
 
+class QualityTable(_Table):
+    """``[quality]``: how good what the global model draws is, beside held-out images (``server.quality``).
+
+    Attributes:
+        samples: images drawn.
+        every: rounds between judgements; the first and the last round are always judged, of those evaluated.
+        neighbours: k, of precision and recall.
+    """
+
+    samples: int = Field(256, ge=8)
+    every: int = Field(5, ge=1)
+    neighbours: int = Field(3, ge=1, le=7)
+
+
 class Contribution(Part):
     """``[contribution]``: how the server finds what each client's update was worth; needs ``data.validation_size``.
 
@@ -250,6 +264,7 @@ class Config(_Table):
     training: Training = Training()
     selection: Selection = Selection()
     contribution: Contribution | None = None
+    quality: QualityTable | None = None
     engine: Engine = Engine()
     device: Device = Device()
     durations: Durations | None = None

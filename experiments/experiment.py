@@ -30,7 +30,7 @@ from fedsim.engines import ENGINES
 from fedsim.engines.local import can_fork
 from fedsim.errors import invalid
 from fedsim.protocol import DeclaredDefence, Grant, Knowledge, TrainingPlan
-from fedsim.tasks import TASKS, Draws, Normalisation, Occasion, Task
+from fedsim.tasks import TASKS, Draws, Generative, Normalisation, Occasion, Task
 from server import SELECTORS, STRATEGIES, Selective
 from server.contribution import ESTIMATORS, Appraising, Validator
 from server.selection import Choosing, RoundOutcome, Selector
@@ -380,6 +380,8 @@ class Experiment:
                 f"there are only {table.data.clients} clients",
                 f"Use at most {table.data.clients}, or raise data.clients",
             )
+        if table.quality is not None and not isinstance(self.task, Generative):
+            raise invalid("quality", "a table", f"the task {table.task.name!r} draws no images", "Leave [quality] out")
         ENGINES.factory(table.engine.name)
         self._mods()
         self.strategy()

@@ -21,6 +21,7 @@ from experiments import checkpoint
 from experiments.attacking import Victims
 from experiments.campaigns import campaigns
 from experiments.checkpoint import Checkpoint
+from experiments.evaluating import evaluation, measured_by
 from experiments.experiment import Experiment
 from experiments.opening import opened
 from experiments.progress import Progress
@@ -37,7 +38,6 @@ from fedsim.transcript import Transcript
 from server import HonestButCurious, Round, Selective, federate
 from server.averaging import Averaging
 from server.contribution import appraisal
-from server.evaluation import central_evaluation
 from server.state import restore, snapshot
 
 MODEL = "model.safetensors"
@@ -136,12 +136,7 @@ def _train(
     if last:
         restore(strategy, last.strategy)
         _remind(grid, experiment, last)
-    evaluate = central_evaluation(
-        experiment.model().to(experiment.device),
-        experiment.test,
-        experiment.normalisation,
-        experiment.task,
-    )
+    evaluate = evaluation(experiment)
     with victims:
         victims.resume(last.round if last else 0)
         for done in federate(
@@ -218,7 +213,7 @@ def _write_down(folder: RunFolder, done: Round, selective: Selective, experiment
             "round": done.number,
             "clients": list(done.clients),
             "train_loss": done.metrics.get("train-loss", sum(losses) / len(losses) if losses else None),
-            **{f"test_{metric}": done.evaluation.get(f"test-{metric}") for metric in measured},
+            **{f"test_{name}": done.evaluation.get(f"test-{name}") for name in measured_by(experiment)},
             **{f"clients_{metric}": done.client_evaluation.get(f"eval-{metric}") for metric in measured},
             "utility_evaluations": appraised.evaluations if appraised else None,
             "utility_before": appraised.before if appraised else None,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
+MEASURES = ("frechet_distance", "precision", "recall")
 BATCH = 500
 """Images whose features are computed at once."""
 

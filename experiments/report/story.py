@@ -242,7 +242,19 @@ def _losing(run: Run) -> str:
     start, end = loss[0][1], loss[-1][1]
     if len(loss) == 1:
         return f" Loss on held-out images is {end:.3f}."
-    return f" Loss on held-out images went from {start:.3f} to {end:.3f}."
+    return f" Loss on held-out images went from {start:.3f} to {end:.3f}.{_drawing(run)}"
+
+
+def _drawing(run: Run) -> str:
+    """How far what the global model draws is from held-out images, where that was judged."""
+    distance = run.series("test_frechet_distance")
+    if len(distance) < 2:
+        return ""
+    (first, start), (last, end) = distance[0], distance[-1]
+    return (
+        f" The Frechet distance of its drawings from held-out images, on features of a small classifier, went from "
+        f"{start:.3g} in round {first} to {end:.3g} in round {last}."
+    )
 
 
 def _listening(run: Run) -> str:

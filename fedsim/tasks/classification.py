@@ -70,5 +70,12 @@ class Classification:
             return (outputs.argmax(1) == targets).sum()
         return functional.cross_entropy(outputs, targets, reduction="sum")
 
-    def samples(self, network: nn.Module, input_shape: InputShape, *, seed: int) -> Tensor | None:  # noqa: ARG002
+    def samples(
+        self,
+        network: nn.Module,  # noqa: ARG002
+        input_shape: InputShape,  # noqa: ARG002
+        *,
+        seed: int,  # noqa: ARG002
+        count: int | None = None,  # noqa: ARG002
+    ) -> Tensor | None:
         return None

@@ -167,15 +167,18 @@ class Diffusion:
         return self.each(outputs, targets).sum()
 
     @torch.no_grad()
-    def samples(self, network: nn.Module, input_shape: InputShape, *, seed: int) -> Tensor | None:
+    def samples(
+        self, network: nn.Module, input_shape: InputShape, *, seed: int, count: int | None = None
+    ) -> Tensor | None:
         """By DDIM, with each estimate kept in [-1, 1]; the noise it starts from is of the seed alone."""
-        if not self.count:
+        wanted = self.count if count is None else count
+        if not wanted:
             return None
         if not isinstance(network, Stepped):
             raise FedsimError("task diffusion: samples need a network that Diffusion.build has made.")
         schedule = self.goal.schedule
         generator = seeding.generator(seed, "samples")
-        start = torch.randn(self.count, *input_shape, generator=generator).to(next(network.parameters()).device)
+        start = torch.randn(wanted, *input_shape, generator=generator).to(next(network.parameters()).device)
         estimate = denoiser(network.eval().network, schedule, self.prediction, bound=1.0)
         found = ddim(estimate, schedule, start, schedule.spaced(self.sampling_steps).flip(0))
         return ((found + 1) / 2).clamp(0, 1).cpu()

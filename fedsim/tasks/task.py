@@ -118,8 +118,17 @@ class Task(Protocol):
     def total(self, metric: str, outputs: Tensor, targets: Tensor) -> Tensor:
         """A metric added up over a batch, a scalar."""
 
-    def samples(self, network: nn.Module, input_shape: InputShape, *, seed: int) -> Tensor | None:
-        """Images that the network draws, in [0, 1], float32 [N, C, H, W]; ``None`` where it draws none."""
+    def samples(
+        self, network: nn.Module, input_shape: InputShape, *, seed: int, count: int | None = None
+    ) -> Tensor | None:
+        """Images that the network draws, in [0, 1], float32 [N, C, H, W]; ``None`` where it draws none.
+
+        Args:
+            network: that ``build`` has made.
+            input_shape: channels, height, width.
+            seed: of what they are drawn from.
+            count: how many, N; by default as many as the task shows.
+        """
 
 
 @runtime_checkable

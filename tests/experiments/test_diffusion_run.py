@@ -165,3 +165,18 @@ def test_what_cannot_work_is_found_before_it_starts(tables: dict[str, Any], word
         checked(experiment(**tables))
     for word in words:
         assert word in str(error.value)
+
+
+def test_what_the_model_draws_is_judged_in_the_first_and_last_round_and_those_between(tmp_path: Path) -> None:
+    judged = experiment(training=TRAINING | {"rounds": 3, "ema": 0.5}, quality={"samples": 12, "every": 2})
+    found = run(judged, tmp_path / "judged")
+    rounds = [m["round"] for m in found.metrics if m["test_frechet_distance"] is not None]
+    assert rounds == [1, 2, 3]
+    assert found.metrics[-1]["test_frechet_distance"] > 0
+    assert all(0 <= found.metrics[-1][f"test_{share}"] <= 1 for share in ("precision", "recall"))
+    assert "Frechet distance" in found.report.read_text()
+    plain = run(experiment(training=TRAINING | {"rounds": 3, "ema": 0.5}), tmp_path / "plain")
+    assert raw(plain.final_arrays) == raw(found.final_arrays)
+    classifier = {"data": DATA, "model": {"name": "lenet"}, "quality": {}}
+    with pytest.raises(FedsimError, match=r"quality.*draws no images"):
+        checked(Experiment.of(classifier))
