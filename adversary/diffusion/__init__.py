@@ -1,0 +1,1 @@
+"""Inverting gradients of a diffusion loss: what diffusion models add to ``adversary.inversion``."""
