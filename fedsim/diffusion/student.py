@@ -85,7 +85,9 @@ def load_student(folder: Path | str) -> Student:
     try:
         told = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))
         shape = cast("InputShape", tuple(told["input_shape"]))
-        parameters = {key: tuple(v) if isinstance(v, list) else v for key, v in told["parameters"].items()}
+        parameters: dict[str, Any] = {
+            key: tuple(v) if isinstance(v, list) else v for key, v in told["parameters"].items()
+        }
         teacher = Schedule(torch.tensor(told["alpha_bar"], dtype=torch.float64))
         fold = Fold(teacher, torch.tensor(told["steps"], dtype=torch.int64))
         network = build(told["network"], shape, **parameters)
