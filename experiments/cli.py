@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 from rich.console import Console
@@ -127,6 +127,33 @@ def compare(
     _out.print(f"Page: {result.page.resolve()}", highlight=False, markup=False, soft_wrap=True)
     if result.comparison.failures:
         raise typer.Exit(1)
+
+
+@app.command()
+def distill(
+    run_folder: Annotated[
+        Path, typer.Argument(metavar="RUN", help="The folder of a finished diffusion run.", show_default=False)
+    ],
+    steps: Annotated[int, typer.Option(help="Steps of the student.")] = 8,
+    out: Annotated[Path | None, typer.Option(help="Folder; by default RUN/student-STEPS.")] = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the images.")] = 10,
+    data: Annotated[str, typer.Option(help="public: held-out images; generated: samples of the teacher.")] = "public",
+    images: Annotated[int, typer.Option(help="How many images at most.")] = 10_000,
+    quiet: Quiet = False,
+) -> None:
+    """Distil a diffusion run's global model into few steps; called again, it goes on after its last epoch."""
+    from experiments.distilling import Lessons, Source
+    from experiments.distilling import distill as distil
+
+    folder = out or run_folder / f"student-{steps}"
+    lessons = Lessons(steps, epochs, cast("Source", data), images)
+
+    def told(epoch: int, loss: float) -> None:
+        if not quiet:
+            _err.print(f"epoch {epoch}/{epochs}: loss {loss:.4f}", highlight=False)
+
+    distil(run_folder, folder, lessons, told=told)
+    _out.print(f"Student: {folder.resolve()}", highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -1,0 +1,97 @@
+"""Students of a distillation on disk: weights in safetensors, what it takes to use them in JSON, nothing pickled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from fedsim.diffusion.denoising import Denoiser, denoiser
+from fedsim.diffusion.distillation import Fold
+from fedsim.diffusion.parametrisation import Prediction
+from fedsim.diffusion.samplers import ddim
+from fedsim.diffusion.schedules import Schedule
+from fedsim.diffusion.unets import build
+from fedsim.errors import FedsimError
+from fedsim.models import InputShape
+
+WEIGHTS, DESCRIPTION = "student.safetensors", "student.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Student:
+    """A distilled network, and what it takes to sample from it.
+
+    Attributes:
+        network: answers ``network(x, t)`` at its own steps t.
+        fold: which of the teacher's steps those are.
+        prediction: ``epsilon`` or ``v``, the teacher's.
+        name: the network's, in ``NETWORKS``.
+        parameters: the network's.
+        input_shape: channels, height, width.
+    """
+
+    network: nn.Module
+    fold: Fold
+    prediction: Prediction
+    name: str
+    parameters: Mapping[str, Any]
+    input_shape: InputShape
+
+    def denoiser(self, *, bound: float | None = 1.0) -> Denoiser:
+        """The images it sees in noisy ones, at its own steps."""
+        return denoiser(self.network.eval(), self.fold.student, self.prediction, bound=bound)
+
+    def sample(self, start: Tensor) -> Tensor:
+        """Images in [-1, 1] by DDIM over all its steps, from standard normal numbers; both [N, C, H, W]."""
+        schedule = self.fold.student
+        return ddim(self.denoiser(), schedule, start, schedule.spaced(len(schedule)).flip(0))
+
+
+def save_student(student: Student, folder: Path) -> None:
+    """Write ``student.safetensors`` and, after it, ``student.json`` into a folder that is there."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in student.network.state_dict().items()}
+    save_file(weights, folder / WEIGHTS)
+    described = {
+        "network": student.name,
+        "parameters": dict(student.parameters),
+        "input_shape": list(student.input_shape),
+        "prediction": student.prediction,
+        "steps": student.fold.steps.tolist(),
+        "alpha_bar": student.fold.teacher.alpha_bar.tolist(),
+    }
+    (folder / DESCRIPTION).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+
+
+def load_student(folder: Path | str) -> Student:
+    """The student that ``fedsim distill`` wrote into a folder.
+
+    Raises:
+        FedsimError: a file is missing or damaged, or the network cannot be built.
+    """
+    path = Path(folder)
+    for name in (DESCRIPTION, WEIGHTS):
+        if not (path / name).is_file():
+            raise FedsimError(
+                f"student = {str(path)!r}: there is no {name}. Give the --out of a finished fedsim distill."
+            )
+    try:
+        told = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))
+        shape = cast("InputShape", tuple(told["input_shape"]))
+        parameters: dict[str, Any] = {
+            key: tuple(v) if isinstance(v, list) else v for key, v in told["parameters"].items()
+        }
+        teacher = Schedule(torch.tensor(told["alpha_bar"], dtype=torch.float64))
+        fold = Fold(teacher, torch.tensor(told["steps"], dtype=torch.int64))
+        network = build(told["network"], shape, **parameters)
+        network.load_state_dict(load_file(path / WEIGHTS))
+        return Student(network.eval(), fold, told["prediction"], told["network"], parameters, shape)
+    except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise FedsimError(f"student = {str(path)!r}: its files are damaged ({error}). Distil it again.") from error
