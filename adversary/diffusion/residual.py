@@ -84,7 +84,7 @@ def _jacobian(answer: Tensor, parameters: tuple[nn.Parameter, ...], chunk: int) 
     """``J``, [n, P], a batch of rows at a time."""
     units = torch.eye(answer.numel(), dtype=answer.dtype, device=answer.device).reshape(-1, *answer.shape)
     parts = []
-    for some in units.split(chunk):
+    for some in torch.split(units, chunk):
         grads = torch.autograd.grad(answer, parameters, some, is_grads_batched=True, retain_graph=True)
         parts.append(torch.cat([grad.flatten(1) for grad in grads], dim=1))
     return torch.cat(parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,8 @@ def embeddings(network: nn.Module, steps: int) -> Tensor:
     Raises:
         FedsimError: the network has no sinusoidal embedding followed by a linear layer, as diffusers' UNets have.
     """
-    _, module = _time_network(network)
+    _, found = _time_network(network)
+    module: Any = found
     with torch.no_grad():
         table: Tensor = module.time_proj(torch.arange(steps))
     return table.double()
