@@ -149,7 +149,7 @@ def _images(experiment: Experiment, task: Diffusion, teacher: UNet, lessons: Les
     generator = seeding.generator(experiment.config.seed, "distill", "samples")
     start = torch.randn(lessons.images, *experiment.data.input_shape, generator=generator)
     with torch.no_grad():
-        return torch.cat([ddim(estimate, schedule, part, steps) for part in start.split(SAMPLES)])
+        return torch.cat([ddim(estimate, schedule, part, steps) for part in torch.split(start, SAMPLES)])
 
 
 def _epoch(
@@ -166,7 +166,8 @@ def _epoch(
     generator = seeding.generator(seed, "distill", "epoch", epoch)
     total = 0.0
     assert isinstance(network, UNet)  # the teacher is one, and both are built alike
-    for positions in torch.randperm(len(images), generator=generator).split(lessons.batch_size):
+    order = torch.randperm(len(images), generator=generator)
+    for positions in torch.split(order, lessons.batch_size):
         x_0 = images[positions]
         noise = torch.randn(x_0.shape, generator=generator)
         t = torch.randint(lessons.steps, (len(x_0),), generator=generator)
