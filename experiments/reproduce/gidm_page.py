@@ -20,7 +20,8 @@ Made by `make reproduce-gidm` (`python -m experiments.reproduce.gidm`), on one t
 test images from the 65th on, one image a gradient; a UNet of 636,465 parameters, v-prediction, 16 steps of the sigmoid
 schedule, single precision. **Set A: noise and step are known**, a much stronger observation than an honest server
 has. `fresh` victims have weights of their own, `trained` ones those of a model after {training} steps of Adam on the
-training split; that model is the prior of `gidm` in both. Steps of the victims run from 0 to 15.
+training split; that model is the prior of `gidm` in both. Steps go up from victim to victim, from 0 to 15 over eight; below are those
+of the victims that have been attacked so far.
 
 Every search of pixels has 400 iterations from each of at most two starts; `gidm` and `pixels` search by L-BFGS, as
 `dlg` does. `gidm` first has 30 iterations of Adam for the latent from each of two starts, through four steps of DDIM;
@@ -29,7 +30,7 @@ its first search of pixels begins at the image found, its second at noise. `pixe
 The settings of `gidm` were chosen on other victims (test images, weights and noise), those of the others were not; no
 two methods begin at the same point.
 
-PSNR: median over victims with its 95 % bootstrap interval; a uniform grey scores {grey:.1f} dB. Every victim counts;
+PSNR, at most 100 dB: median over victims with its 95 % bootstrap interval; a uniform grey scores {grey:.1f} dB. Every victim counts;
 `explains` is the relative squared gap that is left of the gradient (`inverting_gradients`: one minus the cosine).
 CPU seconds are the attack's own."""
 
@@ -80,7 +81,8 @@ def each(records: Sequence[Record]) -> str:
     for victim in dict.fromkeys(r["victim"] for r in records):
         own = {_method(r): r for r in records if r["victim"] == victim}
         cells = [f"{own[m]['psnr']:.1f}" if m in own else "" for m in methods]
-        rows.append(f"| {victim} | {next(iter(own.values()))['t']} | " + " | ".join(cells) + " |")
+        one = next(iter(own.values()))
+        rows.append(f"| {one['images'][0]} | {one['t']} | " + " | ".join(cells) + " |")
     return "\n".join(rows)
 
 
