@@ -20,8 +20,8 @@ Made by `make reproduce-gidm` (`python -m experiments.reproduce.gidm`), on one t
 test images from the 65th on, one image a gradient; a UNet of 636,465 parameters, v-prediction, 16 steps of the sigmoid
 schedule, single precision. **Set A: noise and step are known**, a much stronger observation than an honest server
 has. `fresh` victims have weights of their own, `trained` ones those of a model after {training} steps of Adam on the
-training split; that model is the prior of `gidm` in both. Steps go up from victim to victim, from 0 to 15 over eight; below are those
-of the victims that have been attacked so far.
+training split; that model is the prior of `gidm` in both. Steps go up from victim to victim, from 0 to 15 over eight;
+below are those of the victims that have been attacked so far.
 
 Every search of pixels has 400 iterations from each of at most two starts; `gidm` and `pixels` search by L-BFGS, as
 `dlg` does. `gidm` first has 30 iterations of Adam for the latent from each of two starts, through four steps of DDIM;
@@ -30,9 +30,9 @@ its first search of pixels begins at the image found, its second at noise. `pixe
 The settings of `gidm` were chosen on other victims (test images, weights and noise), those of the others were not; no
 two methods begin at the same point.
 
-PSNR, at most 100 dB: median over victims with its 95 % bootstrap interval; a uniform grey scores {grey:.1f} dB. Every victim counts;
-`explains` is the relative squared gap that is left of the gradient (`inverting_gradients`: one minus the cosine).
-CPU seconds are the attack's own."""
+PSNR, at most 100 dB: median over victims with its 95 % bootstrap interval; a uniform grey scores {grey:.1f} dB. Every
+victim counts; `explains` is the relative squared gap that is left of the gradient (`inverting_gradients`: one minus the
+cosine). CPU seconds are the attack's own."""
 
 
 def write_page(folder: Path, name: str, records: Sequence[Record], *, training: int) -> None:
