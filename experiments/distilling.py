@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from experiments import checkpoint, config
 from experiments.experiment import Experiment
+from experiments.run import AVERAGE
 from experiments.run_folder import RunFolder
 from fedsim import seeding
 from fedsim.diffusion import ddim, denoiser, distillation_loss, fold
@@ -62,7 +64,7 @@ class Lessons:
 
 
 def teacher_of(run: Path) -> tuple[Experiment, Diffusion, UNet]:
-    """The experiment, task and global network of a finished diffusion run.
+    """The experiment, task and network of a finished diffusion run: its moving average, where it has one.
 
     Raises:
         FedsimError: there is no run, it is of another task, unfinished, or its network has no features.
@@ -72,12 +74,13 @@ def teacher_of(run: Path) -> tuple[Experiment, Diffusion, UNet]:
     if not isinstance(experiment.task, Diffusion):
         raise invalid("RUN", str(run), f"its task is {experiment.config.task.name!r}", "Give a run of task diffusion")
     last = checkpoint.read_last(folder.checkpoint)
-    wanted = experiment.config.training.rounds
-    if last is None or last.round < wanted:
+    wanted, average = experiment.config.training.rounds, folder.path / AVERAGE
+    averaged = experiment.config.training.ema > 0
+    if last is None or last.round < wanted or (averaged and not average.is_file()):
         done = f"{last.round if last else 0} of {wanted} rounds are finished"
         raise invalid("RUN", str(run), done, "Finish it with fedsim run --resume")
     network = experiment.model()
-    network.load_state_dict(dict(last.arrays))
+    network.load_state_dict(load_file(average) if averaged else dict(last.arrays))
     if not isinstance(network, Stepped) or not isinstance(network.network, UNet):
         raise invalid("RUN", str(run), "its network has no features to distil", 'Train with model.name = "unet"')
     return experiment, experiment.task, network.network.eval()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from experiments import Experiment, run
 from experiments.distilling import Lessons, distill, teacher_of
@@ -58,3 +59,12 @@ def test_mistakes_are_named(finished: Path, tmp_path: Path) -> None:
         teacher_of(tmp_path / "nowhere")
     with pytest.raises(FedsimError, match=r"there is no student\.json"):
         load_student(tmp_path)
+
+
+def test_of_a_run_with_a_moving_average_that_is_the_teacher(tmp_path: Path) -> None:
+    found = run(Experiment.load(CONFIG, [*SMALL, "training.ema=0.9"]), tmp_path, quiet=True)
+    average = load_file(tmp_path / "average.safetensors")
+    _, _, teacher = teacher_of(tmp_path)
+    for name, tensor in teacher.state_dict().items():
+        assert tensor.equal(average[f"network.{name}"])
+    assert any(not tensor.equal(found.final_arrays[f"network.{n}"]) for n, tensor in teacher.state_dict().items())
