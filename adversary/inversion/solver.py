@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from adversary.inversion.optimiser import Optimiser
+from fedsim.errors import invalid
 
 
 @dataclass
@@ -99,6 +100,9 @@ class Solver:
         satisfied: no further restart follows one that got below this.
         settled: share of a restart's iterations after which iterates may be kept. Where the objective jumps,
             as with ReLU, a low value at a large step size is luck; a restart cut short keeps its best.
+
+    Raises:
+        FedsimError: there is no restart.
     """
 
     iterations: int
@@ -110,6 +114,10 @@ class Solver:
     retries: int = 3
     satisfied: float = 0.0
     settled: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.restarts < 1:
+            raise invalid("restarts", self.restarts, "must be 1 or more", "Correct it")
 
     def solve(
         self, problem: Problem, optimiser: Optimiser, progress: Callable[[int, float], None] | None = None

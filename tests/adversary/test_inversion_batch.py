@@ -277,3 +277,8 @@ def test_a_restart_that_diverges_is_replaced_among_restarts_at_once(monkeypatch:
     alone = one_by_one(attack, batch)
     assert [found.iterations for found in alone] == [20 * 3 + 1] * 2
     assert_close(reconstruct_many(attack, batch), alone)
+
+
+def test_an_attack_without_a_restart_is_refused() -> None:
+    with pytest.raises(FedsimError, match=r"restarts = 0.*1 or more"):
+        ATTACKS.create("inverting_gradients", restarts=0)
