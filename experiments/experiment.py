@@ -382,6 +382,13 @@ class Experiment:
             )
         if table.quality is not None and not isinstance(self.task, Generative):
             raise invalid("quality", "a table", f"the task {table.task.name!r} draws no images", "Leave [quality] out")
+        if table.quality is not None and len(self.test) <= table.quality.neighbours:
+            raise invalid(
+                "quality.neighbours",
+                table.quality.neighbours,
+                f"there are only {len(self.test)} images to test on",
+                "Use fewer, or raise data.test_size",
+            )
         ENGINES.factory(table.engine.name)
         self._mods()
         self.strategy()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
@@ -52,13 +50,9 @@ class Quality:
 def frechet_distance(first: Tensor, second: Tensor) -> float:
     """The squared Frechet distance of Gaussians fitted to features, [N, D] and [M, D], by torchmetrics."""
     metric = FrechetInceptionDistance(feature=_Given(first.shape[1]))
-    for features, real in _both(first, second):
-        metric.update(features, real=real)
+    metric.update(first, real=True)
+    metric.update(second, real=False)
     return float(metric.compute())
-
-
-def _both(first: Tensor, second: Tensor) -> Iterable[tuple[Tensor, bool]]:
-    return ((first, True), (second, False))
 
 
 class _Given(nn.Module):

@@ -180,3 +180,5 @@ def test_what_the_model_draws_is_judged_in_the_first_and_last_round_and_those_be
     classifier = {"data": DATA, "model": {"name": "lenet"}, "quality": {}}
     with pytest.raises(FedsimError, match=r"quality.*draws no images"):
         checked(Experiment.of(classifier))
+    with pytest.raises(FedsimError, match=r"quality.neighbours.*only 2 images"):
+        checked(experiment(data=DATA | {"test_size": 2}, quality={}))
