@@ -79,7 +79,7 @@ def federate(
         train_config: sent to clients; ``TrainingPlan.to_config()`` for fedsim's own.
         evaluate_config: sent to clients for evaluation.
         evaluate_fn: central evaluation, as Flower's ``start`` takes it.
-        evaluate_every: rounds between evaluations; the first and the last are always evaluated.
+        evaluate_every: rounds between evaluations; before the first, after the first and the last are always evaluated.
         first_round: where to go on; 1 also yields round 0, the model before training.
         timeout: seconds to wait for replies.
         min_share: share of the cohort that must answer well for the round to count.
@@ -100,7 +100,7 @@ def federate(
         done = _train(strategy, grid, number, arrays, _copy(train_config), inspector, timeout, min_share)
         arrays = done.arrays
         evaluated = _on_clients(strategy, grid, number, arrays, evaluate_config, timeout)
-        due = number % evaluate_every == 0 or number == rounds
+        due = number % evaluate_every == 0 or number in (1, rounds)
         central = _central(evaluate_fn, number, arrays) if due else {}
         seconds = time.monotonic() - started
         yield replace(done, evaluation=central, client_evaluation=evaluated, seconds=seconds)
