@@ -137,7 +137,7 @@ def _descended(
         return found
 
     with suppress(_Explained):
-        search.step(gap)  # type: ignore[arg-type]
+        search.step(gap)  # type: ignore[no-untyped-call]
     return best, least
 
 
