@@ -14,15 +14,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from fedsim.errors import FedsimError
 
-PRESENT = 1e-4
-"""Share of the largest row's norm below which a row is taken for one without a gradient."""
-EXPLAINED = 1e-2
-"""Likewise after what other examples explain is taken off, whose least squares leave larger errors."""
+PRESENT = 1e-6
+"""Share of the largest row's norm below which a row is taken for one without a gradient. The last step of a schedule may
+weigh as little as 2e-5; rounding leaves 1e-7."""
 
 
 def unreadable(network: nn.Module) -> list[str]:
@@ -45,8 +45,8 @@ def read_classes(
     """The labels of a batch, int64 [N].
 
     Exact for one example. For more, with their steps, it is exact where the steps differ and are no more than the
-    embedding can tell apart; examples of the same step are given the classes that the others do not explain. Without
-    steps the classes are exact but for how often each is there: what is left goes to the largest rows.
+    embedding can tell apart; of examples of the same step nobody can tell which is which. Without steps the classes are
+    exact but for how often each is there: what is left goes to the largest rows.
 
     Args:
         network: that was trained.
@@ -63,35 +63,25 @@ def read_classes(
         raise FedsimError(unreadable(network)[0])
     prefix = f"{name}." if name else ""
     rows = _present(gradients, f"{prefix}class_embedding.weight")
-    labels = rows.norm(dim=1).argsort(descending=True, stable=True)[: int((rows.norm(dim=1) > 0).sum())]
-    if steps is None or len(labels) == 1:
-        filled = torch.cat([labels, labels.repeat(examples)])[:examples]
-        return filled.sort().values
-    hidden = _hidden(network.get_submodule(name), weights, f"{prefix}time_embedding.linear_1", steps.unique())
+    norms = rows.norm(dim=1)
+    present = norms.argsort(descending=True, stable=True)[: min(examples, int((norms > PRESENT * norms.max()).sum()))]
+    if steps is None or len(present) == 1:
+        return torch.cat([present, present.repeat(examples)])[:examples].sort().values
+    distinct, step_of = steps.cpu().unique(return_inverse=True)
+    hidden = _hidden(network.get_submodule(name), weights, f"{prefix}time_embedding.linear_1", distinct)
     towards = gradients[f"{prefix}time_embedding.linear_2.weight"].double().cpu()
-    deltas = torch.linalg.lstsq(hidden.T, towards.T, driver="gelsd").solution  # [steps, d]: the sum of each step
-    return _assigned(rows, deltas, steps.cpu())
+    # grad W = deltas^T hidden, and the row of a class holds the whole delta of its examples, or nothing of it
+    deltas = _least_squares(hidden.T, towards.T)
+    shares = _least_squares(deltas.T, rows[present].T).clamp(0, 1)[step_of]  # [N, classes that are there]
+    found = shares.argmax(1)
+    classes, theirs = linear_sum_assignment(shares.T.numpy(), maximize=True)  # each class that is there has an example
+    found[theirs] = torch.from_numpy(classes)
+    return present[found]
 
 
-def _assigned(rows: Tensor, deltas: Tensor, steps: Tensor) -> Tensor:
-    """The class of each example, by how much of each step's derivative its row holds."""
-    # rows = shares @ deltas, where a step of one example has the share 1 in its class and 0 in the others
-    shares = torch.linalg.lstsq(deltas.T, rows.T, driver="gelsd").solution  # [steps, classes]
-    distinct, counts = steps.unique(return_counts=True)
-    found = torch.full((len(steps),), -1, dtype=torch.int64)
-    left = rows.clone()
-    for place in (counts == 1).nonzero().flatten().tolist():
-        label = int(shares[place].argmax())
-        found[steps == distinct[place]] = label
-        left[label] -= deltas[place]
-    for place in (counts > 1).nonzero().flatten().tolist():
-        own = (steps == distinct[place]).nonzero().flatten()
-        norms = left.norm(dim=1)
-        ranked = norms.argsort(descending=True, stable=True)
-        there = ranked[: max(1, int((norms > EXPLAINED * rows.norm(dim=1).max()).sum()))]
-        labels = torch.cat([there, there.repeat(len(own))])[: len(own)]
-        found[own] = labels.sort().values
-    return found
+def _least_squares(left: Tensor, right: Tensor) -> Tensor:
+    """``x`` of ``left x = right``, the shortest where there are several."""
+    return torch.linalg.lstsq(left, right, driver="gelsd").solution
 
 
 def _embedding(network: nn.Module) -> str | None:
@@ -105,14 +95,13 @@ def _embedding(network: nn.Module) -> str | None:
 
 
 def _present(gradients: Mapping[str, Tensor], name: str) -> Tensor:
-    """The class embedding's gradient, float64 [classes, d], without what rounding has left in its rows."""
+    """The class embedding's gradient, float64 [classes, d]."""
     if name not in gradients:
         raise FedsimError(f"gradients: {name!r} is absent, from which labels are read. Grant 'labels'.")
     rows = gradients[name].detach().double().cpu()
-    norms = rows.norm(dim=1, keepdim=True)
-    if not float(norms.max()) > 0:  # NaN is not either
+    if not float(rows.norm()) > 0:  # NaN is not either
         raise FedsimError(f"gradients: {name!r} is zero, so that no labels can be read from it. Grant 'labels'.")
-    return rows.where(norms > PRESENT * norms.max(), torch.zeros(()).double())
+    return rows
 
 
 def _hidden(unet: nn.Module, weights: Mapping[str, Tensor], layer: str, steps: Tensor) -> Tensor:
