@@ -21,8 +21,8 @@ from torch.nn.functional import linear
 from fedsim.errors import FedsimError
 
 PRESENT = 1e-6
-"""Share of the largest row's norm below which a row is taken for one without a gradient. The last step of a schedule may
-weigh as little as 2e-5; rounding leaves 1e-7."""
+"""Share of the largest row's norm below which a row is taken for one without a gradient. The last step of a schedule
+may weigh as little as 2e-5; rounding leaves 1e-7."""
 
 
 def unreadable(network: nn.Module) -> list[str]:
