@@ -2,8 +2,8 @@
 
 One federation that trains until a person recognises what it draws (``experiments/configs/federated-diffusion.toml``, 50
 minutes or more on two cores; ``--run`` gives the folder of one that is done), and a study of small ones over partitions
-of their data, with networks that are told classes and with others. All are ordinary run folders, and one that is cut off
-goes on where it stopped; ``--page`` writes the page of what is there.
+of their data, with networks that are told classes and with others. All are ordinary run folders, and one that is cut
+off goes on where it stopped; ``--page`` writes the page of what is there.
 """
 
 from __future__ import annotations
@@ -69,11 +69,11 @@ def planned(runs: Path, seeds: int, told_seeds: int, changes: Sequence[str] = ()
 
 
 def remember(out: Path, folders: Mapping[tuple[str, int], Path], changes: Sequence[str] = ()) -> None:
-    """Put what finished runs left, by cell and seed, into the records in place of what stood there, with their pictures.
+    """Put what finished runs left into the records, in place of what stood there, and their pictures beside.
 
     Args:
         out: of records and pictures.
-        folders: of the runs.
+        folders: of the runs, by cell and seed.
         changes: of the configuration that all of them have.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ PICTURED = {
 
 
 def record(cell: str, folder: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
-    """What a finished run left: the loss where it was evaluated, and the quality of what it drew where that was judged."""
+    """What a finished run left: its losses by round, and the quality of what it drew by the rounds that judged it."""
     metrics = RunFolder(folder).read_metrics()
     experiment = Experiment.load(RunFolder(folder).experiment)
     return {
