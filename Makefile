@@ -64,6 +64,11 @@ reproduce-rgap: install
 reproduce-gidm: install
 	$(BIN)/python -m experiments.reproduce.gidm
 
+.PHONY: reproduce-federated-diffusion
+reproduce-federated-diffusion: install
+	$(BIN)/python -m pip install --quiet --editable '.[diffusion]'
+	$(BIN)/python -m experiments.reproduce.federated_diffusion --workers 2
+
 .PHONY: reproduce-leakage-over-training
 reproduce-leakage-over-training: install
 	$(BIN)/python -m experiments.reproduce.leakage_over_training

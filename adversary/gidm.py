@@ -138,7 +138,14 @@ class Gidm:
         if self.prior == "none" or not self.first.iterations:
             return None, None
         arrays = prior_arrays(self.prior, observation, problem.knowledge)
-        make = generator(arrays, problem.knowledge, self.sampling_steps, problem.device, save_memory=self.save_memory)
+        make = generator(
+            arrays,
+            problem.knowledge,
+            self.sampling_steps,
+            problem.device,
+            labels=problem.labels,
+            save_memory=self.save_memory,
+        )
         latents = Latents(problem, make)
         found = self.first.solve(latents, self.search, progress)
         if found.candidate is None:

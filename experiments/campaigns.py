@@ -9,6 +9,7 @@ import numpy as np
 
 from adversary import ATTACKS
 from adversary.campaign import Campaign, refuse, resolve_clients, resolve_rounds
+from adversary.diffusion.classes import unreadable
 from experiments.config import AttackTable, Config
 from experiments.experiment import Experiment
 from fedsim.protocol import Kind, Observation, Reconstruction
@@ -59,13 +60,16 @@ def _check(campaign: Campaign, experiment: Experiment) -> None:
     plan = experiment.plan
     kind: Kind = "gradient" if plan.algorithm == "fedsgd" else "model"
     problems: list[str] = []
-    if plan.loss in campaign.attack.needs.objectives and campaign.attack.needs.network is not None:
+    inverted = plan.loss in campaign.attack.needs.objectives
+    if inverted and campaign.attack.needs.network is not None:
         problems += campaign.attack.needs.network(experiment.model(), experiment.data.input_shape)
     sizes = experiment.shards.sizes
     for size in np.unique(sizes if campaign.clients is None else sizes[list(campaign.clients)]).tolist():
         examples = plan.batches_of(size) if kind == "gradient" else size
         found = campaign.attack.needs.unmet(plan, examples, kind, campaign.grants, campaign.observations)
         problems += [problem for problem in found if problem not in problems]
+    if inverted and experiment.task.conditional and "labels" not in campaign.grants:
+        problems += unreadable(experiment.model())
     for grant in sorted(campaign.grants & RANDOM - experiment.task.drawn):
         problems.append(
             f"It is granted the {grant}, and the task {experiment.config.task.name!r} draws none. "

@@ -81,6 +81,9 @@ def teacher_of(run: Path) -> tuple[Experiment, Diffusion, UNet]:
         raise invalid("RUN", str(run), done, "Finish it with fedsim run --resume")
     network = experiment.model()
     network.load_state_dict(load_file(average) if averaged else dict(last.arrays))
+    if experiment.task.conditional:
+        problem = "its network is told classes, and students are told none"
+        raise invalid("RUN", str(run), problem, "Train with task.conditional = false")
     if not isinstance(network, Stepped) or not isinstance(network.network, UNet):
         raise invalid("RUN", str(run), "its network has no features to distil", 'Train with model.name = "unet"')
     return experiment, experiment.task, network.network.eval()

@@ -351,13 +351,19 @@ class Experiment:
             classes=self.data.classes,
             mean=self.normalisation[0],
             std=self.normalisation[1],
-            labels=self.truth(client, round)[1] if "labels" in granted else None,
+            labels=self._labels(client, round) if "labels" in granted else None,
             batch_order=tuple(self.batches(client, round)) if "batch_order" in granted else None,
             defences=self._declared() if "defences" in granted else None,
             task=self.task,
             noise=draws.noise if "noise" in granted else None,
             steps=draws.steps if "steps" in granted else None,
         )
+
+    def _labels(self, client: int, round: int) -> Tensor:
+        """The labels of a client's update: in the order of its draws, where there are any to match them with."""
+        if not self.task.drawn:
+            return self.truth(client, round)[1]
+        return self.shard(client).labels[self.batches(client, round)[0]]
 
     def _declared(self) -> tuple[DeclaredDefence, ...]:
         return tuple(

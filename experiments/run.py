@@ -27,7 +27,7 @@ from experiments.opening import opened
 from experiments.progress import Progress
 from experiments.report import write_report
 from experiments.report.exposure import distance
-from experiments.report.pictures import grid
+from experiments.report.pictures import COLUMNS, grid
 from experiments.report.records import SAMPLES
 from experiments.run_folder import RunFolder, write_atomically
 from fedsim.arrays import from_record, to_record
@@ -171,8 +171,9 @@ def _draw(experiment: Experiment, final: Mapping[str, Tensor], folder: RunFolder
         images = experiment.task.samples(
             network.to(experiment.device), experiment.data.input_shape, seed=experiment.config.seed
         )
-    if images is not None:
-        folder.save_picture(SAMPLES, grid(images))
+    if images is not None:  # a column a class, where they are drawn of the classes in turn
+        columns = experiment.data.classes if experiment.task.conditional else COLUMNS
+        folder.save_picture(SAMPLES, grid(images, columns=columns))
 
 
 def _remind(grid: Grid, experiment: Experiment, last: Checkpoint) -> None:

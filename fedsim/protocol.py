@@ -168,7 +168,8 @@ class Knowledge:
         classes: number of classes.
         mean: per-channel mean that clients subtract from images in [0, 1].
         std: per-channel standard deviation that clients divide by.
-        labels: the victim's true labels, int64 [N], only where the threat model grants ``labels``.
+        labels: the victim's true labels, int64 [N], only where the threat model grants ``labels``; in the order of the
+            noise and the steps, where the task draws them.
         batch_order: positions in the shard of each local step's batch, only where ``batch_order`` is granted.
         defences: the clients' chain of defences in its order, only where ``defences`` is granted.
         task: what clients train, which the server orders and so knows.

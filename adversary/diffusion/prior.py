@@ -47,7 +47,13 @@ def prior_arrays(prior: str, observation: Observation, knowledge: Knowledge) -> 
 
 
 def generator(
-    arrays: Arrays, knowledge: Knowledge, count: int, device: torch.device | str, *, save_memory: bool = False
+    arrays: Arrays,
+    knowledge: Knowledge,
+    count: int,
+    device: torch.device | str,
+    *,
+    labels: Tensor | None = None,
+    save_memory: bool = False,
 ) -> Generator:
     """Latents to images through a few steps of a deterministic sampler.
 
@@ -56,6 +62,7 @@ def generator(
         knowledge: for network and task.
         count: calls of the network.
         device: where to compute.
+        labels: of the images, int64 [N], where networks are told them.
         save_memory: compute each call of the network once more on the way back rather than keep it.
 
     Raises:
@@ -73,4 +80,4 @@ def generator(
         found: Tensor = checkpoint(answer, fed, use_reentrant=False, preserve_rng_state=False)
         return found
 
-    return lambda latents: task.generated(thrifty if save_memory else answer, latents, count)
+    return lambda latents: task.generated(thrifty if save_memory else answer, latents, count, labels)

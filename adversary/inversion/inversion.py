@@ -33,7 +33,8 @@ class Inversion:
 
     Attributes:
         labels: recovers y beforehand; ``labels.optimised`` searches for soft labels along with x. Plays no role where
-            the task's loss depends on no labels.
+            the task's loss depends on no labels, or where networks are told them: those are taken as granted, or else
+            read by ``labels.class_embedding``.
         simulator: what update inputs would cause.
         distance: how far that is from the update observed.
         optimiser: how to search.
@@ -133,9 +134,11 @@ class Inversion:
         self, network: nn.Module, first: Observation, knowledge: Knowledge, seed: int, device: torch.device | str
     ) -> Tensor | None:
         """Labels int64 [N], -1 for each where the loss depends on none; ``None`` where they are searched for."""
-        if not knowledge.task.labelled:
+        task = knowledge.task
+        if not task.labelled:
             return torch.full((first.examples,), -1, device=device)
-        if self.labels is rules.optimised:
+        rule = rules.told(knowledge) if task.conditional else self.labels
+        if rule is rules.optimised:
             return None
         draws = seeding.generator(seed, "attack", "labels")
-        return self.labels(rules.Evidence.of(first, knowledge, network, draws, device)).to(device)
+        return rule(rules.Evidence.of(first, knowledge, network, draws, device)).to(device)

@@ -14,6 +14,7 @@ from typing import Literal
 
 from adversary.labels.analytic import analytic
 from adversary.labels.bias_corrected import bias_corrected
+from adversary.labels.class_embedding import class_embedding, told
 from adversary.labels.class_features import class_features
 from adversary.labels.counts import counts
 from adversary.labels.counts_bias import counts_bias
@@ -39,6 +40,7 @@ __all__ = [
     "Recovery",
     "analytic",
     "bias_corrected",
+    "class_embedding",
     "class_features",
     "counts",
     "counts_bias",
@@ -56,6 +58,7 @@ __all__ = [
     "rlg",
     "rlu",
     "round_counts",
+    "told",
     "yin",
 ]
 

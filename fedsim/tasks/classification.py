@@ -25,6 +25,7 @@ class Classification:
     objective: ClassVar[str] = "cross_entropy"
     metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
     labelled: ClassVar[bool] = True
+    conditional: ClassVar[bool] = False
     drawn: ClassVar[frozenset[str]] = frozenset()
 
     def build(

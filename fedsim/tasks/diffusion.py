@@ -1,11 +1,13 @@
 """Diffusion: the noise in an image, or its velocity, at a random step of a schedule.
 
 The network is fed one tensor and its answer is compared with one, as defences that take batches apart need it: the
-step is a plane below the noisy image, and the weight of the example's loss a plane below what should be answered.
+step is a plane below the noisy image, with the class of the example below that if the network is told it, and the
+weight of the example's loss a plane below what should be answered.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +17,18 @@ import torch
 from torch import Tensor, nn
 
 from fedsim import seeding
-from fedsim.diffusion import SCHEDULES, Objective, Prediction, Schedule, build, ddim, denoiser, zero_terminal
+from fedsim.diffusion import (
+    NETWORKS,
+    SCHEDULES,
+    Denoiser,
+    Objective,
+    Prediction,
+    Schedule,
+    build,
+    ddim,
+    denoiser,
+    zero_terminal,
+)
 from fedsim.diffusion.objective import Error
 from fedsim.errors import FedsimError, invalid
 from fedsim.models import InputShape
@@ -27,15 +40,35 @@ LEAST_SHARE = 0.01
 
 
 class Stepped(nn.Module):
-    """A network of images and steps as one of a single tensor."""
+    """A network of images and steps, and of classes if it is told them, as one of a single tensor.
 
-    def __init__(self, network: nn.Module) -> None:
+    Args:
+        network: answers ``network(x, t)``; with classes ``network(x, t, labels)``.
+        classes: how many it knows; 0 if it is told none.
+    """
+
+    def __init__(self, network: nn.Module, classes: int = 0) -> None:
         super().__init__()
         self.network = network
+        self.classes = classes
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """The answer [B, C, H, W] to noisy images above their step, [B, C + 1, H, W]."""
-        answer: Tensor = self.network(inputs[:, :-1], inputs[:, -1, 0, 0].long())
+        """The answer [B, C, H, W] to noisy images above their step, [B, C + 1, H, W], or that and their class below.
+
+        Raises:
+            FedsimError: a label is no class of the network.
+        """
+        planes = 2 if self.classes else 1
+        told = inputs[:, -planes:, 0, 0].long().unbind(1)
+        try:
+            answer: Tensor = self.network(inputs[:, :-planes], *told)
+        except IndexError as error:  # an embedding's; the labels themselves cannot be looked at inside of vmap
+            if not self.classes:
+                raise
+            raise FedsimError(
+                f"task diffusion: a label is none of the {self.classes} classes of the network, 0 to "
+                f"{self.classes - 1}. Correct the labels of the data."
+            ) from error
         return answer
 
 
@@ -57,6 +90,8 @@ class Diffusion:
         noise: ``private`` or ``shared``.
         count: how many samples show what the global model draws; 0 for none.
         sampling_steps: of DDIM for each of them.
+        conditional: whether networks are told the class of each image, of as many as the data have; samples are then of
+            the classes in turn.
 
     Raises:
         FedsimError: unknown schedule or parameter, prediction and schedule that exclude each other, or more sampling
@@ -71,10 +106,10 @@ class Diffusion:
     noise: Literal["private", "shared"] = "private"
     count: int = 16
     sampling_steps: int = 50
+    conditional: bool = False
 
     objective: ClassVar[str] = "denoising"
     metrics: ClassVar[tuple[str, ...]] = ("loss",)
-    labelled: ClassVar[bool] = False
     drawn: ClassVar[frozenset[str]] = frozenset({"noise", "steps"})
 
     def __post_init__(self) -> None:
@@ -89,6 +124,10 @@ class Diffusion:
                 f"Take 1 to {steps}",
             )
 
+    @property
+    def labelled(self) -> bool:
+        return self.conditional
+
     @cached_property
     def goal(self) -> Objective:
         """The loss, by its parts."""
@@ -99,25 +138,44 @@ class Diffusion:
         return Objective(schedule, self.prediction, self.weighted, self.error)
 
     def build(
-        self,
-        name: str,
-        input_shape: InputShape,
-        classes: int,  # noqa: ARG002
-        parameters: Mapping[str, Any],
-        *,
-        seed: int,
+        self, name: str, input_shape: InputShape, classes: int, parameters: Mapping[str, Any], *, seed: int
     ) -> nn.Module:
-        return Stepped(build(name, input_shape, seed=seed, **parameters)).eval()
+        known = classes if self.conditional else 0
+        given = self._with_classes(name, classes, parameters)
+        return Stepped(build(name, input_shape, seed=seed, **given), known).eval()
 
-    def check(self, network: nn.Module, name: str, input_shape: InputShape, classes: int) -> None:  # noqa: ARG002
-        channels, *sides = input_shape
+    def _with_classes(self, name: str, classes: int, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """The network's parameters, with the number of classes where it is told them."""
+        given = dict(parameters)
+        if not self.conditional:
+            if given.get("classes"):
+                problem = "the network would be told labels, and the task tells none"
+                raise invalid(
+                    "model.classes", given["classes"], problem, "Leave it out, and set task.conditional = true"
+                )
+            return given
+        accepted = inspect.signature(NETWORKS.factory(name)).parameters.values()
+        if not any(p.name == "classes" or p.kind is p.VAR_KEYWORD for p in accepted):
+            raise invalid(
+                "task.conditional",
+                True,
+                f"the diffusion network {name!r} has no parameter classes, and so cannot be told labels",
+                'Choose "unet", or set it to false',
+            )
+        if given.setdefault("classes", classes) != classes:
+            raise invalid("model.classes", given["classes"], f"the data have {classes}", "Leave it out")
+        return given
+
+    def check(self, network: nn.Module, name: str, input_shape: InputShape, classes: int) -> None:
+        images = torch.zeros(2, *input_shape)
+        told = [torch.zeros(2), *([torch.tensor([0, classes - 1])] if self.conditional else [])]
         try:
             with torch.no_grad():
-                answer = network(torch.zeros(2, channels + 1, *sides))
+                answer = network(_above(images, *told))
         except (RuntimeError, ValueError, TypeError) as error:
             raise FedsimError(
-                f"diffusion network {name!r} cannot take images of shape {list(input_shape)} and their steps: {error}. "
-                "Choose another network, or other parameters."
+                f"diffusion network {name!r} cannot take images of shape {list(input_shape)} and their steps"
+                f"{' and classes' if self.conditional else ''}: {error}. Choose another network, or other parameters."
             ) from error
         if tuple(answer.shape) != (2, *input_shape):
             raise FedsimError(
@@ -149,13 +207,23 @@ class Diffusion:
     def pose(self, inputs: Tensor, labels: Tensor, occasion: Occasion) -> tuple[Tensor, Tensor]:
         return self.posed(inputs, labels, self.draws(occasion, tuple(inputs.shape)))
 
-    def posed(self, inputs: Tensor, labels: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+    def posed(self, inputs: Tensor, labels: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         if draws.noise is None or draws.steps is None:
             missing = "noise" if draws.noise is None else "steps"
             raise FedsimError(f"task diffusion: the {missing} of the batch are not known. Give them, or guess them.")
         noise, t = draws.noise.to(inputs.device), draws.steps.to(inputs.device)
         x, wanted = self.goal.posed(inputs, noise.to(inputs.dtype), t)
-        return _above(x, t), _above(wanted, self.goal.weights(t, inputs))
+        return _above(x, t, *self._told(labels, x)), _above(wanted, self.goal.weights(t, inputs))
+
+    def _told(self, labels: Tensor | None, images: Tensor) -> list[Tensor]:
+        """The labels of images, if the network is told any; on their device."""
+        if not self.conditional:
+            return []
+        if labels is None or labels.is_floating_point() or labels.shape != (len(images),) or bool((labels < 0).any()):
+            shown = None if labels is None else labels.tolist()
+            problem = f"a conditional network is told one class for each of {len(images)} images, from 0"
+            raise invalid("task diffusion: labels", shown, problem, "Give them, or train with conditional = false")
+        return [labels.to(images.device)]
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return self.each(outputs, targets).mean()
@@ -174,22 +242,34 @@ class Diffusion:
         wanted = self.count if count is None else count
         if not wanted:
             return None
-        if not isinstance(network, Stepped):
-            raise FedsimError("task diffusion: samples need a network that Diffusion.build has made.")
+        if not isinstance(network, Stepped) or bool(network.classes) != self.conditional:
+            raise FedsimError("task diffusion: samples need a network that Diffusion.build has made for this task.")
         schedule = self.goal.schedule
         generator = seeding.generator(seed, "samples")
         start = torch.randn(wanted, *input_shape, generator=generator).to(next(network.parameters()).device)
-        estimate = denoiser(network.eval().network, schedule, self.prediction, bound=1.0)
+        labels = torch.arange(wanted) % network.classes if self.conditional else None
+        estimate = self._denoiser(network.eval(), labels, bound=1.0)
         found = ddim(estimate, schedule, start, schedule.spaced(self.sampling_steps).flip(0))
         return ((found + 1) / 2).clamp(0, 1).cpu()
 
-    def generated(self, answer: Callable[[Tensor], Tensor], latents: Tensor, count: int) -> Tensor:
+    def generated(
+        self, answer: Callable[[Tensor], Tensor], latents: Tensor, count: int, labels: Tensor | None = None
+    ) -> Tensor:
         last = int((self.goal.schedule.alpha_bar >= LEAST_SHARE).sum()) - 1
         if not 1 <= count <= last + 1:
             raise invalid("sampling_steps", count, f"the schedule has {last + 1} steps to draw by", "Ask for fewer")
         steps = torch.linspace(last, 0, count, dtype=torch.float64).round().long()
-        estimate = denoiser(lambda x, t: answer(_above(x, t)), self.goal.schedule, self.prediction)
-        return ddim(estimate, self.goal.schedule, latents, steps)
+        return ddim(self._denoiser(answer, labels), self.goal.schedule, latents, steps)
+
+    def _denoiser(
+        self, answer: Callable[[Tensor], Tensor], labels: Tensor | None, *, bound: float | None = None
+    ) -> Denoiser:
+        """The images of these classes, if any, that a network of one tensor sees in noisy ones."""
+
+        def of_two(x: Tensor, t: Tensor) -> Tensor:
+            return answer(_above(x, t, *self._told(labels, x)))
+
+        return denoiser(of_two, self.goal.schedule, self.prediction, bound=bound)
 
     def _path(self, occasion: Occasion) -> tuple[str | int, ...]:
         """Where the draws of a batch come from."""
@@ -199,7 +279,7 @@ class Diffusion:
         return shared if self.noise == "shared" else ("client", occasion.client, *shared)
 
 
-def _above(images: Tensor, numbers: Tensor) -> Tensor:
-    """Images [B, C, H, W] with a number each, [B], in a plane below them: [B, C + 1, H, W]."""
-    plane = numbers.to(images.dtype).view(-1, 1, 1, 1).expand(-1, 1, *images.shape[2:])
-    return torch.cat([images, plane], dim=1)
+def _above(images: Tensor, *numbers: Tensor) -> Tensor:
+    """Images [B, C, H, W] with numbers each, [B], in planes below them: [B, C + 1, H, W] with one of them."""
+    planes = [n.to(images.dtype).view(-1, 1, 1, 1).expand(-1, 1, *images.shape[2:]) for n in numbers]
+    return torch.cat([images, *planes], dim=1)

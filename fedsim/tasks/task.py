@@ -55,14 +55,20 @@ class Task(Protocol):
     Attributes:
         objective: what the loss is called in a ``TrainingPlan``, by which attacks know what they invert.
         metrics: what ``total`` can measure; ``loss`` is one of them.
-        labelled: whether the loss depends on labels.
         drawn: which of the ``Draws`` a batch is posed by.
     """
 
     objective: ClassVar[str]
     metrics: ClassVar[tuple[str, ...]]
-    labelled: ClassVar[bool]
     drawn: ClassVar[frozenset[str]]
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the loss depends on labels."""
+
+    @property
+    def conditional(self) -> bool:
+        """Whether it does so because networks are told them, rather than by what they should answer."""
 
     def build(
         self, name: str, input_shape: InputShape, classes: int, parameters: Mapping[str, Any], *, seed: int
@@ -135,14 +141,17 @@ class Task(Protocol):
 class Generative(Protocol):
     """A task whose networks make images of noise."""
 
-    def generated(self, answer: Callable[[Tensor], Tensor], latents: Tensor, count: int) -> Tensor:
+    def generated(
+        self, answer: Callable[[Tensor], Tensor], latents: Tensor, count: int, labels: Tensor | None = None
+    ) -> Tensor:
         """Images [N, C, H, W] as the network is fed, of latents of their shape; differentiable by what they come from.
 
         Args:
             answer: of the network, to one tensor, as the task poses it.
             latents: standard normal numbers.
             count: calls of the network.
+            labels: of the images, int64 [N], where networks are told them.
 
         Raises:
-            FedsimError: the task cannot make them in so many calls.
+            FedsimError: the task cannot make them in so many calls, or networks are told labels and there are none.
         """

@@ -122,8 +122,10 @@ def psnr(found: Tensor, truth: Tensor) -> float:
     return float(10 * torch.log10(1 / (found - truth).square().mean()))
 
 
-def overhear_denoising(images: Tensor, task: Task, draws: Draws, *, widths: tuple[int, ...] = (8,)) -> Victim:
-    """The gradient of one diffusion loss of a fresh UNet; what was drawn for it is granted, set A."""
+def overhear_denoising(
+    images: Tensor, task: Task, draws: Draws, *, widths: tuple[int, ...] = (8,), labels: Tensor | None = None
+) -> Victim:
+    """The gradient of one diffusion loss of a fresh UNet; what was drawn for it is granted, set A, labels are not."""
     shape = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
     given = {"widths": widths, "groups": 4, "attention": False}
 
@@ -131,10 +133,11 @@ def overhear_denoising(images: Tensor, task: Task, draws: Draws, *, widths: tupl
         return task.build("unet", shape, 10, given, seed=0)
 
     network = make()
-    posed, targets = task.posed(images * 2 - 1, torch.zeros(0), draws)
+    labels = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels
+    posed, targets = task.posed(images * 2 - 1, labels, draws)
     names, parameters = zip(*network.named_parameters(), strict=True)
     found = torch.autograd.grad(task.loss(network(posed), targets), parameters)
     plan = TrainingPlan(algorithm="fedsgd", batch_size=None, loss=task.objective)
     seen = Observation(1, 0, state(network), dict(zip(names, found, strict=True)), "gradient", len(images), plan)
     knowledge = Knowledge(make, shape, 10, (0.5,), (0.5,), task=task, noise=draws.noise, steps=draws.steps)
-    return Victim(seen, knowledge, images, torch.zeros(len(images), dtype=torch.int64))
+    return Victim(seen, knowledge, images, labels)
