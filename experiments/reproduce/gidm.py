@@ -90,7 +90,7 @@ def main() -> None:
 
 
 def tasks_of(victims: int, prior: Path) -> Iterator[NoiseTask]:
-    """Each method on fresh and trained victims, victim by victim, so that a run that is cut off has the same of each."""
+    """Each method on trained and fresh victims, victim by victim: a run that is cut off has the same ones for each."""
     gidm = PIXELS | FIRST_SEARCH | {"prior": str(prior)}
     once = {"iterations": ITERATIONS, "restarts": 1}
     for victim, t in enumerate(_steps(victims)):
