@@ -1,4 +1,4 @@
-"""A trained diffusion model as a prior: latents to images, differentiable by the latents."""
+"""A trained diffusion model, or a student of one, as a prior: latents to images, differentiable by the latents."""
 
 from __future__ import annotations
 
@@ -13,12 +13,44 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from adversary.network import Weights, build, logits, place
+from fedsim.diffusion import ddim
+from fedsim.diffusion.student import DESCRIPTION, load_student
 from fedsim.errors import FedsimError, invalid
 from fedsim.protocol import Arrays, Knowledge, Observation
 from fedsim.tasks import Generative
 
 Generator = Callable[[Tensor], Tensor]
 """Images as the network is fed, [N, C, H, W], of latents of their shape."""
+
+
+def generator_of(
+    prior: str,
+    observation: Observation,
+    knowledge: Knowledge,
+    count: int,
+    device: torch.device | str,
+    *,
+    labels: Tensor | None = None,
+    save_memory: bool = False,
+) -> Generator:
+    """Latents to images by what the prior names.
+
+    Args:
+        prior: the folder of a student, or else see ``prior_arrays``.
+        observation: of the victim.
+        knowledge: for network and task.
+        count: calls of the network; a student takes its own steps, all of them.
+        device: where to compute.
+        labels: see ``generator``; students are told none.
+        save_memory: see ``generator``.
+
+    Raises:
+        FedsimError: as ``prior_arrays``, ``generator`` and ``student_generator`` do.
+    """
+    if (Path(prior) / DESCRIPTION).is_file():
+        return student_generator(prior, knowledge, device, save_memory=save_memory)
+    arrays = prior_arrays(prior, observation, knowledge)
+    return generator(arrays, knowledge, count, device, labels=labels, save_memory=save_memory)
 
 
 def prior_arrays(prior: str, observation: Observation, knowledge: Knowledge) -> Arrays:
@@ -39,7 +71,8 @@ def prior_arrays(prior: str, observation: Observation, knowledge: Knowledge) -> 
         return knowledge.model().state_dict()
     path = Path(prior)
     if not path.is_file():
-        raise invalid("prior", prior, "is no file", "Give that of a model, or 'global', 'random' or 'none'")
+        remedy = "Give that of a model, the folder of a student, or 'global', 'random' or 'none'"
+        raise invalid("prior", prior, "is no file", remedy)
     try:
         return load_file(path)
     except SafetensorError as error:
@@ -75,9 +108,43 @@ def generator(
     placed = place(network, arrays, device)
     weights = Weights({name: tensor.detach() for name, tensor in placed.parameters.items()}, placed.buffers)
     answer = partial(logits, network, weights)
+    called = _thrifty(answer) if save_memory else answer
+    return lambda latents: task.generated(called, latents, count, labels)
 
-    def thrifty(fed: Tensor) -> Tensor:
-        found: Tensor = checkpoint(answer, fed, use_reentrant=False, preserve_rng_state=False)
+
+def student_generator(
+    folder: str | Path, knowledge: Knowledge, device: torch.device | str, *, save_memory: bool = False
+) -> Generator:
+    """Latents to images by DDIM over all steps of a student's own schedule.
+
+    Args:
+        folder: what ``fedsim distill`` wrote.
+        knowledge: for the shape of the images.
+        device: where to compute.
+        save_memory: see ``generator``.
+
+    Raises:
+        FedsimError: there is no student, or its images are of another shape.
+    """
+    student = load_student(folder)
+    if student.input_shape != tuple(knowledge.input_shape):
+        shape, wanted = list(student.input_shape), list(knowledge.input_shape)
+        problem = f"its images are of shape {shape}, and the victim's are of {wanted}"
+        raise invalid("prior", str(folder), problem, "Give a student of a model of the victim's images")
+    student.network.to(device).requires_grad_(requires_grad=False)
+    # With a bound, latents would have no derivative where images are saturated.
+    denoise = student.denoiser(bound=None)
+    schedule = student.fold.student
+    steps = schedule.spaced(len(schedule)).flip(0)
+    called = _thrifty(denoise) if save_memory else denoise
+    return lambda latents: ddim(called, schedule, latents, steps)
+
+
+def _thrifty(answer: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A call that is computed once more on the way back."""
+
+    def call(*fed: Tensor) -> Tensor:
+        found: Tensor = checkpoint(answer, *fed, use_reentrant=False, preserve_rng_state=False)
         return found
 
-    return lambda latents: task.generated(thrifty if save_memory else answer, latents, count, labels)
+    return call

@@ -19,16 +19,20 @@ class Latents:
     Attributes:
         inner: of images.
         generate: G.
+        draws: latents of which the one that explains the gradient best is a start.
     """
 
     inner: InversionProblem
     generate: Generator
+    draws: int = 1
 
     def start(self, attempt: int) -> Candidate:
-        """Latents from N(0, 1), drawn on the CPU on any device."""
-        draws = seeding.generator(self.inner.seed, "attack", "latents", attempt)
-        z = torch.randn(self.inner.examples, *self.inner.knowledge.input_shape, generator=draws)
-        return Candidate(z.to(self.inner.device).requires_grad_())
+        """The best of the latents drawn, from N(0, 1), on the CPU on any device."""
+        generator = seeding.generator(self.inner.seed, "attack", "latents", attempt)
+        shape = (self.inner.examples, *self.inner.knowledge.input_shape)
+        drawn = [torch.randn(shape, generator=generator).to(self.inner.device) for _ in range(self.draws)]
+        best = 0 if self.draws == 1 else int(torch.stack([self._gap(z) for z in drawn]).argmin())
+        return Candidate(drawn[best].requires_grad_())
 
     def objective(self, candidate: Candidate) -> Tensor:
         """That of the images made of the latents."""
@@ -40,6 +44,12 @@ class Latents:
     def decoded(self, candidate: Candidate) -> Candidate:
         """The images of latents."""
         return Candidate(self.generate(candidate.inputs))
+
+    def _gap(self, latents: Tensor) -> Tensor:
+        """The objective, infinite where it is no number."""
+        with torch.no_grad():
+            image = self.decoded(Candidate(latents))
+        return self.inner.objective(image).detach().nan_to_num(nan=torch.inf)
 
 
 @dataclass(frozen=True)

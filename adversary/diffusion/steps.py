@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from adversary.network import build, gradients_behind, mode_of, place
 from fedsim.errors import FedsimError
+from fedsim.protocol import Knowledge, Observation
+from fedsim.tasks.diffusion import Diffusion
 
 
 def embeddings(network: nn.Module, steps: int) -> Tensor:
@@ -69,6 +73,28 @@ def read_steps(
     outside = table - table @ rows[:rank].T @ rows[:rank]
     found = (outside.norm(dim=1) < tolerance * table.norm(dim=1)).nonzero().flatten()
     return [int(step) for step in found], rank
+
+
+def with_steps(knowledge: Knowledge, observation: Observation) -> Knowledge:
+    """The knowledge with the step of the victim's example, read from its gradient if it was not granted.
+
+    Raises:
+        FedsimError: it was not granted, and cannot be read: of several examples, another task, or another network.
+    """
+    if knowledge.steps is not None:
+        return knowledge
+    task = knowledge.task
+    if not isinstance(task, Diffusion):
+        raise FedsimError(f"The steps of the loss {task.objective!r} cannot be read from a gradient. Grant 'steps'.")
+    if observation.examples != 1:
+        raise FedsimError(
+            f"The update rests on {observation.examples} examples: which step is whose cannot be read from it. "
+            "Grant 'steps', or attack updates of one example."
+        )
+    network = build(knowledge, mode_of(observation.plan), "cpu")
+    weights = place(network, observation.sent, "cpu")
+    gradients = dict(zip(weights.names(), gradients_behind(observation, weights), strict=True))
+    return replace(knowledge, steps=torch.tensor([read_step(network, gradients, len(task.goal.schedule))]))
 
 
 def _time_network(network: nn.Module) -> tuple[str, nn.Module]:

@@ -13,11 +13,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from adversary import ATTACKS
-from adversary.diffusion.prior import generator, prior_arrays
+from adversary.diffusion.prior import generator, generator_of, prior_arrays
 from adversary.diffusion.problems import Latents
 from adversary.gidm import Gidm
-from adversary.inversion import Inversion
+from adversary.inversion import Candidate, Inversion
+from fedsim import seeding
 from fedsim.data import load
+from fedsim.diffusion import ddim, denoiser
+from fedsim.diffusion.distillation import fold
+from fedsim.diffusion.student import Student, save_student
+from fedsim.diffusion.unets import build
 from fedsim.errors import FedsimError
 from fedsim.protocol import Knowledge
 from fedsim.tasks import Draws, Occasion
@@ -162,3 +167,52 @@ def test_what_is_no_prior_is_said(tmp_path: Path) -> None:
         attack(prior=str(broken)).reconstruct([seen.observation], seen.knowledge, seed=0)
     with pytest.raises(FedsimError, match="make no images"):
         generator({}, Knowledge(nn.Identity, (1, 8, 8), 10, task=Classification()), 4, "cpu")
+
+
+def test_a_student_of_all_steps_that_is_a_copy_of_its_teacher_makes_the_teachers_images(tmp_path: Path) -> None:
+    given = {"widths": (8,), "groups": 4, "attention": False}
+    network, schedule = build("unet", (1, SIDE, SIDE), seed=1, **given), TASK.goal.schedule
+    save_student(Student(network, fold(schedule, 16), "v", "unet", given, (1, SIDE, SIDE)), tmp_path)
+    seen = victim(7)
+    z = torch.randn(1, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    wanted = ddim(denoiser(network, schedule, "v"), schedule, z, torch.arange(15, -1, -1))
+    (slope,) = torch.autograd.grad(wanted.sum(), [z])
+    for save_memory in (False, True):
+        make = generator_of(str(tmp_path), seen.observation, seen.knowledge, 4, "cpu", save_memory=save_memory)
+        made = make(z)
+        torch.testing.assert_close(made, wanted)
+        torch.testing.assert_close(torch.autograd.grad(made.sum(), [z])[0], slope)
+    with pytest.raises(FedsimError, match=r"images are of shape \[1, 8, 8\], and the victim's are of \[1, 16, 16\]"):
+        generator_of(str(tmp_path), seen.observation, replace(seen.knowledge, input_shape=(1, 16, 16)), 4, "cpu")
+
+
+def test_of_more_latents_drawn_the_best_is_the_start() -> None:
+    one = latents(victim(7))
+    many = replace(one, draws=6)
+    for attempt in range(3):
+        first = one.start(attempt).inputs
+        singles = torch.randn(6, 1, SIDE, SIDE, generator=seeding.generator(0, "attack", "latents", attempt))
+        assert torch.equal(first[0], singles[0])
+        gaps = [one.objective(Candidate(z[None])).item() for z in singles]
+        assert one.objective(many.start(attempt)).item() == min(gaps) < max(gaps)
+
+
+def test_a_step_that_is_withheld_is_read_and_the_same_bytes_are_found() -> None:
+    seen = victim(11)
+    short = attack(prior="none", iterations=20)
+    granted = short.reconstruct([seen.observation], seen.knowledge, seed=0)
+    withheld = replace(seen.knowledge, steps=None)
+    assert torch.equal(short.reconstruct([seen.observation], withheld, seed=0).images, granted.images)
+    two = replace(withheld, noise=torch.zeros(2, 1, SIDE, SIDE))
+    with pytest.raises(FedsimError, match="rests on 2 examples"):
+        short.reconstruct([replace(seen.observation, examples=2)], two, seed=0)
+
+
+def test_a_search_ends_at_its_tolerance() -> None:
+    seen = victim(7)
+    found = attack(prior="none", iterations=400, optimiser="lbfgs", tolerance=1e-4).reconstruct(
+        [seen.observation], seen.knowledge, seed=0
+    )
+    assert found.stopped_by == "tolerance"
+    assert found.loss <= 1e-4 < min(found.history[:-1])
+    assert found.iterations < 400
