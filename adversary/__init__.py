@@ -6,6 +6,7 @@ from adversary import (  # noqa: F401  (each registers itself)
     dlg,
     fedavg_leakage,
     gidm,
+    gidm_plus,
     gradinversion,
     idlg,
     inverting_gradients,
