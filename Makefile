@@ -64,6 +64,10 @@ reproduce-rgap: install
 reproduce-gidm: install
 	$(BIN)/python -m experiments.reproduce.gidm
 
+.PHONY: reproduce-gidm-plus
+reproduce-gidm-plus: install
+	$(BIN)/python -m experiments.reproduce.gidm_plus
+
 .PHONY: reproduce-federated-diffusion
 reproduce-federated-diffusion: install
 	$(BIN)/python -m pip install --quiet --editable '.[diffusion]'

@@ -93,7 +93,7 @@ def tasks_of(victims: int, prior: Path) -> Iterator[NoiseTask]:
     """Each method on trained and fresh victims, victim by victim: a run that is cut off has the same ones for each."""
     gidm = PIXELS | FIRST_SEARCH | {"prior": str(prior)}
     once = {"iterations": ITERATIONS, "restarts": 1}
-    for victim, t in enumerate(_steps(victims)):
+    for victim, t in enumerate(steps_of(victims)):
         for state in ("trained", "fresh"):
             make = functools.partial(_task, victim=victim, t=t, state=state, prior=prior)
             yield make("gidm", "gidm", gidm)
@@ -114,13 +114,13 @@ def tasks_of_priors(victims: int, prior: Path, student: Path) -> Iterator[NoiseT
         "random": {"prior": "random"},
     }
     for iterations, what in ((0, "first"), (ITERATIONS, "both")):
-        for victim, t in enumerate(_steps(victims)):
+        for victim, t in enumerate(steps_of(victims)):
             make = functools.partial(_task, victim=victim, t=t, state="trained", prior=prior)
             for name, given in priors.items():
                 if name != "four steps" or what == "first":  # both with four steps is ``gidm`` itself
                     parameters = PIXELS | FIRST_SEARCH | given | {"iterations": iterations}
                     yield make("gidm", "gidm", parameters, variant=f"/{what}/{name}")
-    for victim, t in enumerate(_steps(victims)):
+    for victim, t in enumerate(steps_of(victims)):
         parameters = PIXELS | FIRST_SEARCH | {"prior": str(prior)}
         yield _task(
             "gidm", "gidm", parameters, victim=victim, t=t, state="trained", prior=prior, variant="/B", granted=False
@@ -156,7 +156,7 @@ def _task(
     )
 
 
-def _steps(victims: int) -> list[int]:
+def steps_of(victims: int) -> list[int]:
     """Steps of the schedule, spread over all of it."""
     steps: list[int] = torch.linspace(0, len(TASK.goal.schedule) - 1, victims).round().long().tolist()
     return steps
@@ -165,7 +165,8 @@ def _steps(victims: int) -> list[int]:
 def observe_noise(task: NoiseTask, data: DataSet) -> tuple[Observation, Knowledge, Tensor, Tensor]:
     """The gradient at a step of the schedule, what is granted of it, and the truth: images in [0, 1] and labels."""
     batch = data.test.subset(torch.tensor(task.images))
-    model = network(data, seed=FIRST + task.victim)
+    widths = task.model_parameters["widths"]
+    model = network(data, FIRST + task.victim, widths)
     if task.state == "trained":
         model.load_state_dict(load_file(task.prior))
     drawn = TASK.draws(Occasion(FIRST + task.victim, 0, 1), tuple(batch.images.shape))
@@ -184,7 +185,7 @@ def observe_noise(task: NoiseTask, data: DataSet) -> tuple[Observation, Knowledg
         plan=TrainingPlan(algorithm="fedsgd", batch_size=None, loss=TASK.objective),
     )
     knowledge = Knowledge(
-        functools.partial(network, data, 0),
+        functools.partial(network, data, 0, widths),
         data.input_shape,
         data.classes,
         (0.5,),

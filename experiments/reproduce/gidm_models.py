@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -28,23 +28,24 @@ BATCH, RATE = 64, 1e-3
 STUDENT_RATE = 5e-4
 
 
-def network(data: DataSet, seed: int) -> nn.Module:
-    """A fresh UNet; 636,465 parameters for 28x28 grey images."""
-    return TASK.build("unet", data.input_shape, data.classes, {"widths": WIDTHS}, seed=seed)
+def network(data: DataSet, seed: int, widths: Sequence[int] = WIDTHS) -> nn.Module:
+    """A fresh UNet; 636,465 parameters for 28x28 grey images and the usual widths."""
+    return TASK.build("unet", data.input_shape, data.classes, {"widths": tuple(widths)}, seed=seed)
 
 
-def trained(data: DataSet, steps: int, path: Path) -> dict[str, Tensor]:
+def trained(data: DataSet, steps: int, path: Path, widths: Sequence[int] = WIDTHS) -> dict[str, Tensor]:
     """The state after some steps of Adam on the training split; from the file, if it has been trained before.
 
     Args:
         data: of which only the training split is used.
         steps: batches of 64; the step size falls as a cosine from 1e-3.
         path: of the state, a safetensors file.
+        widths: of the UNet.
     """
     if path.exists():
         return load_file(path)
     torch.set_num_threads(1)
-    model = network(data, seed=0)
+    model = network(data, 0, widths)
     search = torch.optim.Adam(model.parameters(), lr=RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(search, steps)
     draws = seeding.generator(0, "gidm", "prior")
