@@ -109,7 +109,7 @@ def tasks_of_priors(victims: int, prior: Path, student: Path) -> Iterator[NoiseT
 
     The last ones withhold the step.
     """
-    priors = {
+    priors: dict[str, dict[str, Any]] = {
         "all steps": {"prior": str(prior), "sampling_steps": ALL_STEPS},
         "student": {"prior": str(student)},
         "four steps": {"prior": str(prior)},
