@@ -5,13 +5,13 @@ Huang, Hong, Chen, Roos. ARES 2025. arXiv:2405.20380.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from adversary.attack import ATTACKS, ONE_GRADIENT, Needs, Progress, check
 from adversary.diffusion.prior import generator_of
@@ -60,9 +60,9 @@ def gidm(
             student of ``fedsim distill``; or ``none``, to search the pixels alone, from noise.
         latent_iterations: of the first search.
         iterations: of the second one; 0 to leave it out.
-        restarts: starting points of either search; from the second one on the pixels start from noise. None follows one
-            whose pixels explain the gradient, as far searches end either there or in a local minimum well above.
-        seconds: wall-clock budget of a victim; the first search takes half of it at most.
+        restarts: starting points, of each of which both searches are begun, until the pixels explain the gradient, as
+            searches end either there or in a local minimum well above.
+        seconds: wall-clock budget of a victim; of what a start finds left its first search takes half at most.
         sampling_steps: calls of the prior for an image, by DDIM; a student has its own number.
         latent_draws: latents drawn for each start of the first search, which begins at the one whose image explains the
             gradient best. Each costs a gradient, and is not counted among the iterations.
@@ -82,7 +82,7 @@ def gidm(
         prior=prior,
         sampling_steps=sampling_steps,
         latent_draws=latent_draws,
-        first=Solver(latent_iterations, restarts, None if seconds is None else seconds / 2, tolerance),
+        first=Solver(latent_iterations, tolerance=tolerance),
         search=Adam(latent_learning_rate, boxed=False),
         second=Inversion(
             labels=optimised,
@@ -103,9 +103,9 @@ class Gidm:
     Attributes:
         prior: see ``generator_of``; ``none`` for the second search alone.
         sampling_steps: calls of the prior for an image.
-        first: budget of the search for latents.
+        first: budget of the search for latents, of one start.
         search: how latents are searched.
-        second: the search for pixels.
+        second: the search for pixels, with the budget and the number of starts of the attack.
         latent_draws: latents of which the best is a start of the first search.
         save_memory: see ``generator``.
     """
@@ -136,17 +136,17 @@ class Gidm:
         began = time.monotonic()
         knowledge = with_steps(knowledge, observations[0])
         problem = self.second.problem(observations, knowledge, seed=seed, device=device)
-        solution, image = self._latents(problem, observations[0], progress)
-        if solution is None or image is None or self.second.solver.iterations:
-            solution = self._pixels(problem, solution, image, began, progress)
+        solver, optimiser = self.second.solver, self.second.optimiser
+        if self.prior == "none" or not self.first.iterations:
+            solution = solver.solve(problem, optimiser, progress)
+        else:
+            solution = self._starts(problem, observations[0], began, progress)
         return replace(Inversion.result(problem, solution, observations[0]), seconds=time.monotonic() - began)
 
-    def _latents(
-        self, problem: InversionProblem, observation: Observation, progress: Progress | None
-    ) -> tuple[Solution | None, Tensor | None]:
-        """The first search; its solution holds the image, not the latents."""
-        if self.prior == "none" or not self.first.iterations:
-            return None, None
+    def _starts(
+        self, problem: InversionProblem, observation: Observation, began: float, progress: Progress | None
+    ) -> Solution:
+        """Both searches, from one start after the other until an image explains the gradient; the best of all."""
         make = generator_of(
             self.prior,
             observation,
@@ -156,34 +156,46 @@ class Gidm:
             labels=problem.labels,
             save_memory=self.save_memory,
         )
-        latents = Latents(problem, make, self.latent_draws)
-        found = self.first.solve(latents, self.search, progress)
-        if found.candidate is None:
-            return found, None
-        with torch.no_grad():
-            image = latents.decoded(found.candidate)
-        return replace(found, candidate=image), image.inputs
-
-    def _pixels(
-        self,
-        problem: InversionProblem,
-        before: Solution | None,
-        image: Tensor | None,
-        began: float,
-        progress: Progress | None,
-    ) -> Solution:
-        """The second search, from the image if there is one; the history is that of both."""
-        done, history = (0, ()) if before is None else (before.iterations, before.history)
         solver = self.second.solver
-        if solver.seconds is not None:
-            solver = replace(solver, seconds=max(0.0, solver.seconds - (time.monotonic() - began)))
+        best, done = Solution(None, math.inf, (), 0, "seconds"), 0
+        for start in range(solver.restarts):
+            left = None if solver.seconds is None else solver.seconds - (time.monotonic() - began)
+            if start and left is not None and left <= 0:
+                break
+            # A search that is begun anew after it has diverged takes one of the numbers between those of two starts.
+            latents = Latents(problem, make, self.latent_draws, start * (1 + self.first.retries))
+            found = self._both(latents, left, _after(done, best.loss, progress))
+            done += found.iterations
+            if found.loss < best.loss or best.candidate is None:
+                best = found
+            if best.loss < solver.satisfied:
+                break
+        return replace(best, iterations=done)
 
-        def going_on(iterations: int, loss: float) -> None:
-            if progress is not None:
-                progress(done + iterations, loss)
-
-        start = problem if image is None else Onwards(problem, image)
-        found = solver.solve(start, self.second.optimiser, going_on)
-        if found.candidate is None and before is not None and before.candidate is not None:
+    def _both(self, latents: Latents, seconds: float | None, progress: Progress | None) -> Solution:
+        """The search for a latent, then that for pixels from its image on; the history is that of both."""
+        began = time.monotonic()
+        half = None if seconds is None else max(0.0, seconds) / 2
+        before = replace(self.first, seconds=half).solve(latents, self.search, progress)
+        if before.candidate is not None:
+            with torch.no_grad():
+                before = replace(before, candidate=latents.decoded(before.candidate))
+        if before.candidate is not None and not self.second.solver.iterations:
+            return before
+        left = None if seconds is None else max(0.0, seconds - (time.monotonic() - began))
+        solver = replace(self.second.solver, restarts=1, seconds=left)
+        inner = latents.inner
+        start = inner if before.candidate is None else Onwards(inner, before.candidate.inputs)
+        found = solver.solve(start, self.second.optimiser, _after(before.iterations, math.inf, progress))
+        if found.candidate is None and before.candidate is not None:
             found = replace(before, stopped_by=found.stopped_by, iterations=0, history=())
-        return replace(found, iterations=done + found.iterations, history=history + found.history)
+        iterations, history = before.iterations + found.iterations, before.history + found.history
+        return replace(found, iterations=iterations, history=history)
+
+
+def _after(done: int, best: float, progress: Progress | None) -> Progress | None:
+    """Progress of a search that comes after another one."""
+    if progress is None:
+        return None
+    told = progress
+    return lambda iterations, loss: told(done + iterations, min(best, loss))

@@ -20,15 +20,17 @@ class Latents:
         inner: of images.
         generate: G.
         draws: latents of which the one that explains the gradient best is a start.
+        first: number of the first start.
     """
 
     inner: InversionProblem
     generate: Generator
     draws: int = 1
+    first: int = 0
 
     def start(self, attempt: int) -> Candidate:
         """The best of the latents drawn, from N(0, 1), on the CPU on any device."""
-        generator = seeding.generator(self.inner.seed, "attack", "latents", attempt)
+        generator = seeding.generator(self.inner.seed, "attack", "latents", self.first + attempt)
         shape = (self.inner.examples, *self.inner.knowledge.input_shape)
         drawn = [torch.randn(shape, generator=generator).to(self.inner.device) for _ in range(self.draws)]
         best = 0 if self.draws == 1 else int(torch.stack([self._gap(z) for z in drawn]).argmin())

@@ -134,7 +134,8 @@ def _embedding(network: nn.Module, mixture: Tensor) -> Iterator[None]:
     def instead(module: nn.Module, given: Any, result: Tensor) -> Tensor:  # noqa: ARG001
         return mixture.to(result).expand_as(result)
 
-    handles = [m.time_proj.register_forward_hook(instead) for m in network.modules() if hasattr(m, "time_proj")]
+    embedding = [m for name, m in network.named_modules() if name.rpartition(".")[2] == "time_proj"]
+    handles = [module.register_forward_hook(instead) for module in embedding]
     try:
         yield
     finally:

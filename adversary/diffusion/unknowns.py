@@ -125,8 +125,8 @@ class Unknowns:
         """What the residual is multiplied by for its gradient to be as long as the one observed."""
         weight = self.seen.objective.weights(self.t, answer)
         # |k u - g|^2 / |g|^2 at k = 1 and -1 gives |u|^2 / |g|^2 without the vector u.
-        both = [self.seen.gap(answer, sign * residual, weight).detach() for sign in (1, -1)]
-        return (sum(both) / 2 - 1).clamp_min(torch.finfo(answer.dtype).tiny).rsqrt()
+        both = torch.stack([self.seen.gap(answer, sign * residual, weight).detach() for sign in (1, -1)])
+        return (both.mean() - 1).clamp_min(torch.finfo(answer.dtype).tiny).rsqrt()
 
     def _solved(self, noisy: Tensor) -> Tensor:
         """The residual that explains the gradient best at ``x_t``."""

@@ -30,8 +30,11 @@ from fedsim.protocol import Knowledge, Observation, Reconstruction, TrainingPlan
 from fedsim.tasks import Draws, Occasion
 
 NAME = "gidm"
-ITERATIONS = 500
-"""Of every search of pixels, from one start."""
+STARTS, ITERATIONS = 2, 500
+"""Of every search of pixels; a second start is made only where the first one does not explain the gradient.
+
+``inverting_gradients``, whose objective does not tell, has one.
+"""
 
 FIRST_SEARCH: dict[str, Any] = {
     "latent_draws": 64,
@@ -39,7 +42,7 @@ FIRST_SEARCH: dict[str, Any] = {
     "latent_learning_rate": 0.1,
     "sampling_steps": 4,
 }
-PIXELS: dict[str, Any] = {"optimiser": "lbfgs", "iterations": ITERATIONS, "tolerance": 1e-9}
+PIXELS: dict[str, Any] = {"optimiser": "lbfgs", "iterations": ITERATIONS, "restarts": STARTS, "tolerance": 1e-9}
 ALL_STEPS = 15
 """Those of the schedule that have a hundredth of the image, from which ``Diffusion.generated`` draws."""
 
@@ -92,14 +95,13 @@ def main() -> None:
 def tasks_of(victims: int, prior: Path) -> Iterator[NoiseTask]:
     """Each method on trained and fresh victims, victim by victim: a run that is cut off has the same ones for each."""
     gidm = PIXELS | FIRST_SEARCH | {"prior": str(prior)}
-    once = {"iterations": ITERATIONS, "restarts": 1}
     for victim, t in enumerate(steps_of(victims)):
         for state in ("trained", "fresh"):
             make = functools.partial(_task, victim=victim, t=t, state=state, prior=prior)
             yield make("gidm", "gidm", gidm)
             yield make("pixels", "gidm", PIXELS | {"prior": "none"})
-            yield make("dlg", "dlg", once)
-            yield make("inverting_gradients", "inverting_gradients", once)
+            yield make("dlg", "dlg", {"iterations": ITERATIONS, "restarts": STARTS})
+            yield make("inverting_gradients", "inverting_gradients", {"iterations": ITERATIONS})
 
 
 def tasks_of_priors(victims: int, prior: Path, student: Path) -> Iterator[NoiseTask]:
@@ -107,7 +109,7 @@ def tasks_of_priors(victims: int, prior: Path, student: Path) -> Iterator[NoiseT
 
     The last ones withhold the step.
     """
-    priors = {
+    priors: dict[str, dict[str, Any]] = {
         "all steps": {"prior": str(prior), "sampling_steps": ALL_STEPS},
         "student": {"prior": str(student)},
         "four steps": {"prior": str(prior)},
@@ -118,7 +120,7 @@ def tasks_of_priors(victims: int, prior: Path, student: Path) -> Iterator[NoiseT
             make = functools.partial(_task, victim=victim, t=t, state="trained", prior=prior)
             for name, given in priors.items():
                 if name != "four steps" or what == "first":  # both with four steps is ``gidm`` itself
-                    parameters = PIXELS | FIRST_SEARCH | given | {"iterations": iterations}
+                    parameters = PIXELS | FIRST_SEARCH | given | {"iterations": iterations, "restarts": 1}
                     yield make("gidm", "gidm", parameters, variant=f"/{what}/{name}")
     for victim, t in enumerate(steps_of(victims)):
         parameters = PIXELS | FIRST_SEARCH | {"prior": str(prior)}

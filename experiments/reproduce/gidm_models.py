@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -81,7 +82,7 @@ def distilled(data: DataSet, teacher: Mapping[str, Tensor], steps: int, folder: 
     if (folder / DESCRIPTION).exists():
         return
     torch.set_num_threads(1)
-    given = {"widths": WIDTHS}
+    given: dict[str, Any] = {"widths": WIDTHS}
     asked, learns = (build("unet", data.input_shape, **given) for _ in range(2))
     assert isinstance(asked, UNet)
     assert isinstance(learns, UNet)

@@ -23,10 +23,12 @@ has. `fresh` victims have weights of their own, `trained` ones those of a model 
 training split; that model is the prior of `gidm` in both. Steps go up from victim to victim, from 0 to 15 over eight;
 below are those of the victims that have been attacked so far.
 
-Every search of pixels has up to 500 iterations from one start, by L-BFGS in `gidm`, `pixels` and `dlg`, which end when
-the relative squared gap to the gradient is below 1e-9, and by signed Adam in `inverting_gradients`. `gidm` first draws
-64 latents, takes the one whose image, by four steps of DDIM, explains the gradient best, and improves it by 20
-iterations of Adam at 0.1; its search of pixels begins at the image found. `pixels` is that search alone, from noise.
+Every search of pixels has up to 500 iterations from each of up to two starts, by L-BFGS in `gidm`, `pixels` and `dlg`,
+which end when the relative squared gap to the gradient is below 1e-9 and begin again only where the first start ends
+above 1e-3; and by signed Adam from one start in `inverting_gradients`, whose objective does not tell. In each start
+`gidm` first draws 64 latents, takes the one whose image, by four steps of DDIM, explains the gradient best, and
+improves it by 20 iterations of Adam at 0.1; its search of pixels begins at the image found. `pixels` is that search
+alone, from noise.
 
 {tuned}
 
@@ -44,7 +46,7 @@ The trained victims again, through several priors from the same latents: `all st
 of DDIM, all those in which there is at least a hundredth of the image; `four steps` the same model by four; `student`
 one of four steps distilled from it (SFDDM, {distilling} batches of the training split, from the teacher's weights),
 over its own schedule; `random` fresh weights. `first` is the first search alone, 64 latents and 20 iterations; `both`
-goes on with the pixels."""
+goes on with the pixels; each from one start."""
 
 STEP_WITHHELD = """## Set B: the step is not known
 

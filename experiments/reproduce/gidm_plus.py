@@ -179,11 +179,11 @@ def data_of(side: int) -> DataSet:
     if side == 14:
         return clothes()
     whole = load("fashion_mnist_small")
-    splits = [
+    train, test = (
         Images(interpolate(s.images.float(), (side, side), mode="area").round().byte(), s.labels, s.classes)
         for s in (whole.train, whole.test)
-    ]
-    return DataSet(f"fashion_mnist_small at {side}x{side}", *splits, *statistics(splits[0].images))
+    )
+    return DataSet(f"fashion_mnist_small at {side}x{side}", train, test, *statistics(train.images))
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:

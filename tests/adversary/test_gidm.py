@@ -208,6 +208,24 @@ def test_a_step_that_is_withheld_is_read_and_the_same_bytes_are_found() -> None:
         short.reconstruct([replace(seen.observation, examples=2)], two, seed=0)
 
 
+def test_each_start_has_a_latent_of_its_own_and_the_best_of_them_counts() -> None:
+    seen = victim(7)
+    many = attack(latent_iterations=4, iterations=3, restarts=3)
+    told: list[tuple[int, float]] = []
+    found = many.reconstruct(
+        [seen.observation], seen.knowledge, seed=0, progress=lambda iterations, loss: told.append((iterations, loss))
+    )
+    alone = [many._both(replace(latents(seen), first=4 * start), None, None).loss for start in range(3)]
+    assert len(set(alone)) == 3
+    assert found.loss == pytest.approx(min(alone), rel=1e-4)
+    assert [iterations for iterations, _ in told] == list(range(1, 22))
+    assert told[-1][1] == found.loss
+    assert found.iterations == 21
+    assert attack(latent_iterations=4, iterations=3).reconstruct(
+        [seen.observation], seen.knowledge, seed=0
+    ).loss == pytest.approx(alone[0], rel=1e-4)
+
+
 def test_a_search_ends_at_its_tolerance() -> None:
     seen = victim(7)
     found = attack(prior="none", iterations=400, optimiser="lbfgs", tolerance=1e-4).reconstruct(
