@@ -64,6 +64,10 @@ reproduce-rgap: install
 reproduce-gidm: install
 	$(BIN)/python -m experiments.reproduce.gidm
 
+.PHONY: reproduce-dmcmc
+reproduce-dmcmc: install
+	$(BIN)/python -m experiments.reproduce.dmcmc
+
 .PHONY: reproduce-leakage-over-training
 reproduce-leakage-over-training: install
 	$(BIN)/python -m experiments.reproduce.leakage_over_training

@@ -124,8 +124,8 @@ def classifier_loss(classify: LevelLogits, images: Tensor, levels: Tensor) -> fl
     draws = seeding.generator(0, "dmcmc", "classifier", "check")
     k = level_indices(len(images), len(levels), draws)
     noise = seeded_noise(draws)(images)
-    losses = [
-        classification_loss(classify, *(part[own] for part in (images, noise, k)), levels) * len(own)
-        for own in torch.arange(len(images)).split(500)
-    ]
+    losses = []
+    for own in torch.split(torch.arange(len(images)), 500):
+        loss = classification_loss(classify, images[own], noise[own], k[own], levels)
+        losses.append(loss * len(own))
     return float(sum(losses) / len(images))

@@ -77,7 +77,8 @@ def page(records: Sequence[Record]) -> str:
 def name(record: Record) -> str:
     """The way to draw of a record, one of ``WAYS``."""
     cell = record["cell"]
-    return ("dmcmc-" if cell["chain"] else "") + cell["integrator"] + ("-churn" if cell["churn"] else "")
+    integrator: str = cell["integrator"]
+    return ("dmcmc-" if cell["chain"] else "") + integrator + ("-churn" if cell["churn"] else "")
 
 
 def statements(records: Sequence[Record]) -> list[str]:
