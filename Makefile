@@ -72,6 +72,9 @@ reproduce-gidm-plus: install
 reproduce-federated-diffusion: install
 	$(BIN)/python -m pip install --quiet --editable '.[diffusion]'
 	$(BIN)/python -m experiments.reproduce.federated_diffusion --workers 2
+.PHONY: reproduce-dmcmc
+reproduce-dmcmc: install
+	$(BIN)/python -m experiments.reproduce.dmcmc
 
 .PHONY: reproduce-leakage-over-training
 reproduce-leakage-over-training: install

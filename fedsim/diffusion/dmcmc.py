@@ -16,14 +16,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from fedsim.diffusion.denoising import Counted, LevelDenoiser, Noise, score, spread
 from fedsim.diffusion.flow import Churn, heun
+from fedsim.diffusion.integrators import Integrator, calls, integrate
 from fedsim.diffusion.levels import karras
-from fedsim.errors import invalid
+from fedsim.errors import invalid, unknown
 
 LevelLogits = Callable[[Tensor], Tensor]
 """``log p(k | x) + const`` [N, K] of noisy images [N, ...]: how likely each level is."""
@@ -96,6 +98,8 @@ class Sampling:
         last: sigma_w of the final denoising.
         keep_lowest: whether the state with the lowest level of those visited is denoised, as the authors have it, which
             prefers some images to others; else the last one visited, which is right in distribution.
+        integrator: ``heun``, ``ddim`` or ``ddpm``.
+        churn: of ``heun``; None for none.
     """
 
     step_size: float
@@ -104,18 +108,22 @@ class Sampling:
     lowest: float = 0.02
     last: float = 0.02
     keep_lowest: bool = True
+    integrator: Integrator = "heun"
+    churn: Churn | None = None
 
     def __post_init__(self) -> None:
         for name in ("step_size", "skip", "lowest", "last"):
             if not 0 < getattr(self, name) < math.inf:
                 raise invalid(f"dmcmc: {name}", getattr(self, name), "must be more than 0", "Correct it")
+        if self.integrator not in get_args(Integrator):
+            raise unknown("dmcmc: integrator", self.integrator, get_args(Integrator))
         if self.levels < 3:
             raise invalid("dmcmc: levels", self.levels, "a start, an end and 0 are three levels", "Take 3 or more")
 
     @property
     def calls(self) -> int:
-        """How often the denoiser is asked for an output: ``n_skip + 2 N - 2``."""
-        return self.skip + 2 * self.levels - 2
+        """How often the denoiser is asked for an output: by Heun ``n_skip + 2 N - 2``, else ``n_skip + N``."""
+        return self.skip + calls(self.integrator, self.levels) + 1
 
 
 @dataclass(frozen=True)
@@ -196,7 +204,7 @@ def sample(joint: Joint, chains: Chains, how: Sampling, noise: Noise) -> Draw:
         joint: the density.
         chains: where they are.
         how: steps and widths.
-        noise: of the Langevin steps.
+        noise: of the Langevin steps, and of an integrator that draws.
 
     Raises:
         FedsimError: a level of the density is not above the integrator's lowest.
@@ -207,6 +215,7 @@ def sample(joint: Joint, chains: Chains, how: Sampling, noise: Noise) -> Draw:
     for _ in range(how.skip):
         chains = advance(counted, chains, how.step_size, noise)
         best = lower(best, chains) if how.keep_lowest else chains
-    y = heun(denoise, best.x, karras(how.levels, best.level, how.lowest))
+    way = karras(how.levels, best.level, how.lowest)
+    y = integrate(how.integrator, denoise, best.x, way, noise, churn=how.churn)
     y = denoise(y, torch.full((len(y),), how.last).to(y))  # Tweedie: y + sigma_w^2 score(y, sigma_w)
     return Draw(y, chains, denoise.calls, classify.calls)

@@ -56,10 +56,7 @@ def heun(
     """
     if churn is not None and noise is None:
         raise invalid("heun: churn", churn, "draws noise, and there is none to draw from", "Give noise, or no churn")
-    levels = levels.detach().double().cpu()
-    levels = levels if levels.ndim == 2 else levels[:, None].expand(-1, len(y))
-    _check(levels)
-    for start, after in pairwise(levels):
+    for start, after in pairwise(checked_levels(levels, len(y))):
         now = start
         if churn is not None and noise is not None:
             y, now = _churned(y, start, churn, noise)
@@ -85,13 +82,25 @@ def _churned(y: Tensor, level: Tensor, churn: Churn, noise: Noise) -> tuple[Tens
     return y + spread(added * churn.inflation, y) * noise(y), raised
 
 
-def _check(levels: Tensor) -> None:
+def checked_levels(levels: Tensor, images: int) -> Tensor:
+    """Levels as each of the images has them, float64 [S, N] on the CPU.
+
+    Args:
+        levels: [S], or [S, N].
+        images: N.
+
+    Raises:
+        FedsimError: they do not fall to 0 or above it.
+    """
+    levels = levels.detach().double().cpu()
+    levels = levels if levels.ndim == 2 else levels[:, None].expand(-1, images)
     falling = len(levels) > 1 and bool((levels.diff(dim=0) < 0).all())
     ends = levels[-1] == 0
     if not falling or bool((levels < 0).any()) or bool(ends.any()) != bool(ends.all()):
         raise invalid(
-            "heun: levels",
+            "noise levels",
             [round(float(level), 6) for level in levels[:, 0]],
             f"for each of the {levels.shape[1]} images they must be two or more, fall, and end above 0, or all at 0",
             "Order and correct them",
         )
+    return levels

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedsim import seeding
-from fedsim.diffusion.denoising import spread
+from fedsim.diffusion.denoising import seeded_noise, spread
 from fedsim.errors import invalid
 from fedsim.models import InputShape
 
@@ -75,3 +75,49 @@ def classification_loss(
 def level_indices(count: int, levels: int, generator: torch.Generator) -> Tensor:
     """Indices drawn evenly, int64 [count]."""
     return torch.randint(levels, (count,), generator=generator)
+
+
+def learned_classifier(
+    images: Tensor,
+    levels: Tensor,
+    *,
+    steps: int,
+    seed: int,
+    batch_size: int = 64,
+    learning_rate: float = 1e-3,
+    told: Callable[[int, float], None] | None = None,
+) -> LevelClassifier:
+    """A classifier that has learned to see the noise in images; the same arguments give the same weights.
+
+    By Adam, as the authors', on batches drawn with replacement, each with fresh noise at levels drawn evenly; the step
+    size falls as a cosine.
+
+    Args:
+        images: without noise, scaled as those that it will see are, [N, C, H, W].
+        levels: sigma, falling, [K].
+        steps: of Adam.
+        seed: of weights, batches, levels and noise.
+        batch_size: of each step.
+        learning_rate: at the first step; the authors' 1e-3.
+        told: is told each step and its loss in nats.
+
+    Raises:
+        FedsimError: the images are too small.
+    """
+    channels, height, width = images.shape[1:]
+    network = build_classifier((channels, height, width), len(levels), seed=seed).train()
+    optimiser = torch.optim.Adam(network.parameters(), learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    draws = seeding.generator(seed, "diffusion", "level classifier", "batches")
+    noise = seeded_noise(draws)
+    for step in range(steps):
+        x_0 = images[torch.randint(len(images), (batch_size,), generator=draws)]
+        k = level_indices(batch_size, len(levels), draws)
+        optimiser.zero_grad()
+        loss = classification_loss(network, x_0, noise(x_0), k, levels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        schedule.step()
+        if told is not None:
+            told(step + 1, float(loss.detach()))
+    return network.eval()

@@ -158,7 +158,7 @@ def test_karras_levels() -> None:
 def test_mistakes_are_explained() -> None:
     y = numbers(2, 2)
     for levels in ([1.0], [1.0, 1.0], [0.5, 1.0], [1.0, -0.1], [1.0, 0.0, 0.0], [math.nan, 0.0]):
-        with pytest.raises(FedsimError, match="heun: levels"):
+        with pytest.raises(FedsimError, match="noise levels"):
             heun(MIXTURE.denoise, y, torch.tensor(levels))
     with pytest.raises(FedsimError, match="all at 0"):
         heun(MIXTURE.denoise, y, torch.tensor([[1.0, 1.0], [0.5, 0.0]]))
