@@ -86,7 +86,7 @@ def trajectory_target(
         teacher: a network in evaluation mode; its answers are not differentiated.
         fold: of its schedule.
         x: noisy images at the student's steps, [N, ...].
-        t: the student's steps, int64 [N]. From ``phi_t`` the teacher goes to ``phi_{t-1}``; from ``phi_0``, to the image.
+        t: the student's steps, int64 [N]. The teacher goes from ``phi_t`` to ``phi_{t-1}``, or to the image.
         prediction: what teacher and student answer with.
         substeps: of the teacher's deterministic DDIM for each step, spread evenly over its own; where there are fewer
             of its own in between, all of those. With 1 the answer is the teacher's own.
@@ -122,12 +122,12 @@ def _path(fold: Fold, t: Tensor, substeps: int) -> list[Tensor]:
     rooms = phi.diff()
     count = min(substeps, int(rooms.max()))
     end, room = (table.to(t.device)[t] for table in (phi, rooms))
-    # Rounded up, so that nobody is clean before the last sub-step; those without room for a sub-step stay where they are.
+    # Rounded up, so that nobody is clean before the last sub-step; those without room for one stay where they are.
     return [end - (-room * (count - i)).div(count, rounding_mode="floor") for i in range(count + 1)]
 
 
 def _scales(schedule: Schedule, steps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    """a and b, as of ``Schedule.scales``, of steps that may be ``CLEAN``."""
+    """Scales a and b, as of ``Schedule.scales``, of steps that may be ``CLEAN``."""
     bar = torch.cat([schedule.alpha_bar.new_ones(1), schedule.alpha_bar])[steps.cpu() - CLEAN]
     return spread(bar.sqrt(), like), spread((1 - bar).sqrt(), like)
 

@@ -76,7 +76,7 @@ def test_a_batch_is_its_examples_one_by_one() -> None:
 
 
 def test_the_perfect_student_draws_what_its_teacher_draws_by_many_steps() -> None:
-    """On Gaussian data, where all answers are known: the published target keeps the error of few steps, this does not."""
+    """On Gaussian data, where all answers are known; the published target's keeps the error of few steps."""
     schedule, known, count = SCHEDULES.create("cosine", 101), Gaussian(0.5), 6
     folded = fold(schedule, count)  # phi = 0, 20, .. 100
     network = known.noise_network(schedule)
@@ -96,7 +96,7 @@ def test_the_perfect_student_draws_what_its_teacher_draws_by_many_steps() -> Non
 
 
 class Gains(nn.Module):
-    """One number a step, by which the noisy image is multiplied: enough for Gaussian data. It starts at the teacher's."""
+    """One number a step that multiplies the noisy image, as Gaussian data ask; it starts at the teacher's."""
 
     def __init__(self, teacher: object, steps: Tensor) -> None:
         super().__init__()
