@@ -83,8 +83,15 @@ def distill(
     network = build(table.name, shape, seed=seeding.derive(seed, "distill", "student"), **table.parameters).to(where)
     if lessons.start == "teacher":
         network.load_state_dict(teacher.state_dict())
-    asked_at = "teacher" if lessons.start == "teacher" else "student"
-    student = Student(network, mapping, task.prediction, table.name, table.parameters, shape, asked_at=asked_at)
+    student = Student(
+        network,
+        mapping,
+        task.prediction,
+        table.name,
+        table.parameters,
+        shape,
+        asked_at="teacher" if lessons.start == "teacher" else "student",
+    )
     course = _Course(student, loss_of(student, teacher, lessons), lessons, seed)
     # The weights stand for the run: the same --out must not go on with another teacher's lessons.
     begun = f"{lessons.described()} of {_fingerprint(teacher)}"
@@ -110,7 +117,8 @@ class _Course:
         self._optimiser = torch.optim.Adam(student.network.parameters(), lr=lessons.learning_rate)
         self._average = None
         if lessons.ema:
-            self._average = AveragedModel(student.network, multi_avg_fn=get_ema_multi_avg_fn(lessons.ema))
+            averaging = get_ema_multi_avg_fn(lessons.ema)  # type: ignore[no-untyped-call]
+            self._average = AveragedModel(student.network, multi_avg_fn=averaging)
 
     def student(self) -> Student:
         """As it is now."""
