@@ -64,6 +64,11 @@ reproduce-rgap: install
 reproduce-gidm: install
 	$(BIN)/python -m experiments.reproduce.gidm
 
+.PHONY: reproduce-sfddm
+reproduce-sfddm: install
+	$(BIN)/python -m pip install --quiet --editable '.[diffusion]'
+	$(BIN)/python -m experiments.reproduce.sfddm
+
 .PHONY: reproduce-leakage-over-training
 reproduce-leakage-over-training: install
 	$(BIN)/python -m experiments.reproduce.leakage_over_training

@@ -122,6 +122,7 @@ def test_a_student_comes_closer_to_the_full_sampler_than_the_teacher_by_as_few_s
             return ddim(denoiser(network, schedule, prediction, bound=1.0), schedule, start, steps.flip(0))
 
     start, student = numbers(64, 4, name="start"), Gains(teacher, folded.steps)
+    start = torch.cat([start, start[:1].lerp(start[1:2], torch.linspace(0, 1, 9, dtype=torch.float64)[:, None])])
     full, few = drawn(teacher, TEACHER, torch.arange(200)), drawn(teacher, TEACHER, folded.steps)
     before = drawn(student, folded.student, torch.arange(5))
     draws = seeding.generator(0, "test", "trajectories")
@@ -135,6 +136,9 @@ def test_a_student_comes_closer_to_the_full_sampler_than_the_teacher_by_as_few_s
     after = drawn(student, folded.student, torch.arange(5))
     assert torch.allclose(before, few, atol=1e-9)
     assert float((after - full).square().mean()) < float((few - full).square().mean()) / 10
+    apart = torch.cdist(after[-9:], full[-9:])  # on the line between two starts: no other place is nearer than its own
+    far = (torch.arange(9)[:, None] - torch.arange(9)).abs() >= 3
+    assert bool((apart.diagonal()[:, None] < apart)[far].all())
 
 
 def test_the_teacher_is_not_differentiated() -> None:
