@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from experiments import Experiment, run
+from experiments import Experiment, cli, run
 from experiments import lessons as taught
 from experiments.distilling import distill, teacher_of
 from experiments.lessons import Lessons
@@ -175,3 +175,24 @@ def test_of_a_run_with_a_moving_average_that_is_the_teacher(tmp_path: Path) -> N
     for name, tensor in teacher.state_dict().items():
         assert tensor.equal(average[f"network.{name}"])
     assert any(not tensor.equal(found.final_arrays[f"network.{n}"]) for n, tensor in teacher.state_dict().items())
+
+
+def test_the_command_line_distils_and_goes_on(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def call(*changes: str) -> tuple[int, str]:
+        told = ["--steps", "2", "--images", "16", "--target", "trajectory", "--start", "teacher", "--substeps", "2"]
+        monkeypatch.setattr("sys.argv", ["fedsim", "distill", str(finished), "--out", str(tmp_path), *told, *changes])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(stop.value.code or 0), " ".join((captured.out + captured.err).split())
+
+    assert call("--epochs", "1", "--device", "cpu")[0] == 0
+    code, said = call("--epochs", "2")
+    assert (code, "epoch 2/2" in said, "epoch 1/2" in said) == (0, True, False)
+    assert load_student(tmp_path).asked_at == "teacher"
+    code, said = call("--epochs", "2", "--learning-rate", "0.1")
+    assert (code, "Choose another --out" in said) == (2, True)
+    code, said = call("--device", "warp")
+    assert (code, "--device = 'warp'" in said) == (2, True)
