@@ -152,7 +152,7 @@ def _options(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--run", type=Path, default=Path("runs/federated-diffusion"), help="folder of the federation")
     parser.add_argument("--models", type=Path, default=Path("runs") / NAME, help="folder of students and samples")
     parser.add_argument("--steps", type=int, nargs="+", default=list(FEW), help="of the students")
-    parser.add_argument("--updates", type=int, default=500, help="of each student")
+    parser.add_argument("--updates", type=int, default=256, help="of each student")
     parser.add_argument("--starts", type=int, default=256, help="from which all draw")
     parser.add_argument("--many", type=int, default=1_024, help="from which those of few steps draw")
     parser.add_argument("--page", action="store_true", help="draw nothing, write the page of what is there")
