@@ -62,19 +62,28 @@ reproduce-rgap: install
 
 .PHONY: reproduce-gidm
 reproduce-gidm: install
+	$(BIN)/python -m pip install --quiet --editable '.[diffusion]'
 	$(BIN)/python -m experiments.reproduce.gidm
 
 .PHONY: reproduce-gidm-plus
 reproduce-gidm-plus: install
+	$(BIN)/python -m pip install --quiet --editable '.[diffusion]'
 	$(BIN)/python -m experiments.reproduce.gidm_plus
 
 .PHONY: reproduce-federated-diffusion
 reproduce-federated-diffusion: install
 	$(BIN)/python -m pip install --quiet --editable '.[diffusion]'
 	$(BIN)/python -m experiments.reproduce.federated_diffusion --workers 2
+
 .PHONY: reproduce-dmcmc
 reproduce-dmcmc: install
+	$(BIN)/python -m pip install --quiet --editable '.[diffusion]'
 	$(BIN)/python -m experiments.reproduce.dmcmc
+
+.PHONY: reproduce-sfddm
+reproduce-sfddm: install
+	$(BIN)/python -m pip install --quiet --editable '.[diffusion]'
+	$(BIN)/python -m experiments.reproduce.sfddm
 
 .PHONY: reproduce-leakage-over-training
 reproduce-leakage-over-training: install

@@ -136,23 +136,41 @@ def distill(
     ],
     steps: Annotated[int, typer.Option(help="Steps of the student.")] = 8,
     out: Annotated[Path | None, typer.Option(help="Folder; by default RUN/student-STEPS.")] = None,
-    epochs: Annotated[int, typer.Option(help="Passes over the images.")] = 10,
+    epochs: Annotated[int, typer.Option(help="Passes over the images; more than before goes on.")] = 10,
     data: Annotated[str, typer.Option(help="public: held-out images; generated: samples of the teacher.")] = "public",
     images: Annotated[int, typer.Option(help="How many images at most.")] = 10_000,
+    target: Annotated[
+        str, typer.Option(help="output: what the teacher answers; trajectory: where its sampling leads.")
+    ] = "output",
+    start: Annotated[str, typer.Option(help="Weights to begin at: random, or the teacher.")] = "random",
+    substeps: Annotated[int, typer.Option(help="The teacher's for one of the student's; of --target trajectory.")] = 8,
+    learning_rate: Annotated[float, typer.Option(help="Of Adam.")] = 2e-4,
+    ema: Annotated[float, typer.Option(help="Decay of a moving average of the student; 0 for none.")] = 0.0,
+    device: Annotated[str | None, typer.Option(help="Where to compute; by default as the run.")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Distil a diffusion run's global model into few steps; called again, it goes on after its last epoch."""
-    from experiments.distilling import Lessons, Source
     from experiments.distilling import distill as distil
+    from experiments.lessons import Lessons, Source, Start, Target
 
     folder = out or run_folder / f"student-{steps}"
-    lessons = Lessons(steps, epochs, cast("Source", data), images)
+    lessons = Lessons(
+        steps,
+        epochs,
+        cast("Source", data),
+        images,
+        learning_rate=learning_rate,
+        target=cast("Target", target),
+        start=cast("Start", start),
+        substeps=substeps,
+        ema=ema,
+    )
 
     def told(epoch: int, loss: float) -> None:
         if not quiet:
             _err.print(f"epoch {epoch}/{epochs}: loss {loss:.4f}", highlight=False)
 
-    distil(run_folder, folder, lessons, told=told)
+    distil(run_folder, folder, lessons, device=device, told=told)
     _out.print(f"Student: {folder.resolve()}", highlight=False, soft_wrap=True)
 
 

@@ -8,59 +8,25 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from experiments import checkpoint, config
-from experiments.experiment import Experiment
+from experiments.experiment import Experiment, found_device
+from experiments.lessons import Lessons, Loss, learning_images, loss_of
 from experiments.run import AVERAGE
 from experiments.run_folder import RunFolder
 from fedsim import seeding
-from fedsim.diffusion import ddim, denoiser, distillation_loss, fold
-from fedsim.diffusion.distillation import Fold
+from fedsim.diffusion import fold
 from fedsim.diffusion.student import Student, save_student
 from fedsim.diffusion.unets import UNet, build
 from fedsim.errors import FedsimError, invalid
 from fedsim.tasks.diffusion import Diffusion, Stepped
-
-Source = Literal["public", "generated"]
-SAMPLING_STEPS = 50
-SAMPLES = 64
-
-
-@dataclass(frozen=True)
-class Lessons:
-    """How a student learns.
-
-    Attributes:
-        steps: T' of the student.
-        epochs: over the images.
-        data: ``public`` or ``generated``.
-        images: how many at most; how many samples, where they are generated.
-        batch_size: of each step of Adam.
-        learning_rate: the authors' 2e-4.
-    """
-
-    steps: int = 8
-    epochs: int = 10
-    data: Source = "public"
-    images: int = 10_000
-    batch_size: int = 64
-    learning_rate: float = 2e-4
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "epochs", "images", "batch_size"):
-            if getattr(self, name) < 1:
-                raise invalid(f"distill: {name}", getattr(self, name), "must be 1 or more", "Correct it")
-        if not self.learning_rate > 0:
-            raise invalid("distill: learning_rate", self.learning_rate, "must be above 0", "The authors take 2e-4")
-        if self.data not in ("public", "generated"):
-            raise invalid("distill: data", self.data, "is not known", 'Give "public" or "generated"')
 
 
 def teacher_of(run: Path) -> tuple[Experiment, Diffusion, UNet]:
@@ -89,36 +55,126 @@ def teacher_of(run: Path) -> tuple[Experiment, Diffusion, UNet]:
     return experiment, experiment.task, network.network.eval()
 
 
-def distill(run: Path, out: Path, lessons: Lessons, *, told: Callable[[int, float], None] | None = None) -> Student:
+def distill(
+    run: Path,
+    out: Path,
+    lessons: Lessons,
+    *,
+    device: str | None = None,
+    told: Callable[[int, float], None] | None = None,
+) -> Student:
     """Distil the global model of a run; a call that was killed goes on after its last epoch, to the same bytes.
+
+    So does one that asks for more epochs than were asked for before.
 
     Args:
         run: a finished run's folder.
         out: where the student goes.
         lessons: how it learns.
+        device: where to compute; by default that of the run.
         told: is told the epoch and its mean loss.
 
     Raises:
-        FedsimError: the run cannot be distilled, or ``out`` was begun in another way.
+        FedsimError: the run cannot be distilled, there is no such device, or ``out`` was begun in another way or has
+            learned for longer.
     """
     experiment, task, teacher = teacher_of(run)
+    where = experiment.device if device is None else found_device("--device", device)
+    teacher = teacher.to(where)
     mapping = fold(task.goal.schedule, lessons.steps)
     table, shape, seed = experiment.config.model, experiment.data.input_shape, experiment.config.seed
-    network = build(table.name, shape, seed=seeding.derive(seed, "distill", "student"), **table.parameters)
-    optimiser = torch.optim.Adam(network.parameters(), lr=lessons.learning_rate)
+    network = build(table.name, shape, seed=seeding.derive(seed, "distill", "student"), **table.parameters).to(where)
+    if lessons.start == "teacher":
+        network.load_state_dict(teacher.state_dict())
+    student = Student(
+        network,
+        mapping,
+        task.prediction,
+        table.name,
+        table.parameters,
+        shape,
+        asked_at="teacher" if lessons.start == "teacher" else "student",
+    )
+    course = _Course(student, loss_of(student, teacher, lessons), lessons, seed)
     # The weights stand for the run: the same --out must not go on with another teacher's lessons.
-    begun = f"{lessons} of {_fingerprint(teacher)}"
-    done = _resume(out, network, optimiser, begun)
-    images = _images(experiment, task, teacher, lessons) if done < lessons.epochs else torch.empty(0)
+    begun = f"{lessons.described()} of {_fingerprint(teacher)}"
+    done = course.resume(out, begun)
+    images = torch.empty(0)
+    if done < lessons.epochs:
+        images = learning_images(experiment, task, teacher, lessons, out, begun).to(where)
     for epoch in range(done + 1, lessons.epochs + 1):
-        loss = _epoch(network, teacher, mapping, images, optimiser, lessons, seed, epoch)
-        content = {"begun": begun, "arrays": dict(network.state_dict()), "optimiser": optimiser.state_dict()}
-        checkpoint.write(out / "checkpoint", checkpoint.Checkpoint(epoch, {}, [content]))
+        loss = course.epoch(images, epoch)
+        checkpoint.write(out / "checkpoint", checkpoint.Checkpoint(epoch, {}, [{"begun": begun, **course.state()}]))
         if told is not None:
             told(epoch, loss)
-    student = Student(network.eval(), mapping, task.prediction, table.name, table.parameters, shape)
-    save_student(student, out)
-    return student
+    found = course.student()
+    save_student(found, out)
+    return found
+
+
+class _Course:
+    """A student on its way through the epochs, and all that it takes to go on from the last of them."""
+
+    def __init__(self, student: Student, loss: Loss, lessons: Lessons, seed: int) -> None:
+        self._student, self._loss, self._lessons, self._seed = student, loss, lessons, seed
+        self._optimiser = torch.optim.Adam(student.network.parameters(), lr=lessons.learning_rate)
+        self._average = None
+        if lessons.ema:
+            averaging = get_ema_multi_avg_fn(lessons.ema)  # type: ignore[no-untyped-call]
+            self._average = AveragedModel(student.network, multi_avg_fn=averaging)
+
+    def student(self) -> Student:
+        """As it is now."""
+        if self._average is not None:
+            self._student.network.load_state_dict(self._average.module.state_dict())
+        self._student.network.eval()
+        return self._student
+
+    def epoch(self, images: Tensor, number: int) -> float:
+        """One pass over the images; its mean loss. All draws are of the seed and the number."""
+        generator = seeding.generator(self._seed, "distill", "epoch", number)
+        total = 0.0
+        order = torch.randperm(len(images), generator=generator)
+        for positions in torch.split(order, self._lessons.batch_size):
+            x_0 = images[positions.to(images.device)]
+            noise = torch.randn(x_0.shape, generator=generator).to(images.device)
+            t = torch.randint(self._lessons.steps, (len(x_0),), generator=generator).to(images.device)
+            loss = self._loss(x_0, noise, t)
+            self._optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            self._optimiser.step()
+            if self._average is not None:
+                self._average.update_parameters(self._student.network)
+            total += float(loss.detach()) * len(x_0)
+        return total / len(images)
+
+    def state(self) -> dict[str, Any]:
+        """Weights, their average if there is one, and the optimiser's state."""
+        average = {} if self._average is None else dict(self._average.state_dict())
+        weights = dict(self._student.network.state_dict())
+        return {"arrays": weights, "average": average, "optimiser": self._optimiser.state_dict()}
+
+    def resume(self, out: Path, begun: str) -> int:
+        """Take up the last epoch; its number, or 0."""
+        out.mkdir(parents=True, exist_ok=True)
+        last = checkpoint.read_last(out / "checkpoint")
+        if last is None:
+            return 0
+        content = last.strategy[0]
+        if content["begun"] != begun:
+            raise FedsimError(
+                f"--out = {str(out)!r}: it was begun as {content['begun']}, not {begun}. Choose another --out."
+            )
+        if last.round > self._lessons.epochs:
+            raise FedsimError(
+                f"--epochs = {self._lessons.epochs}: the student in {str(out)!r} has learned for {last.round} already. "
+                "Ask for as many or more, or choose another --out."
+            )
+        self._student.network.load_state_dict(content["arrays"])
+        if self._average is not None:
+            self._average.load_state_dict(content["average"])
+        self._optimiser.load_state_dict(content["optimiser"])
+        return last.round
 
 
 def _fingerprint(network: nn.Module) -> str:
@@ -126,60 +182,3 @@ def _fingerprint(network: nn.Module) -> str:
     for tensor in network.state_dict().values():
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def _resume(out: Path, network: nn.Module, optimiser: torch.optim.Optimizer, begun: str) -> int:
-    """Take up the last epoch's weights; its number, or 0."""
-    out.mkdir(parents=True, exist_ok=True)
-    last = checkpoint.read_last(out / "checkpoint")
-    if last is None:
-        return 0
-    content = last.strategy[0]
-    if content["begun"] != begun:
-        raise FedsimError(
-            f"--out = {str(out)!r}: it was begun as {content['begun']}, not {begun}. Choose another --out."
-        )
-    network.load_state_dict(content["arrays"])
-    optimiser.load_state_dict(content["optimiser"])
-    return last.round
-
-
-def _images(experiment: Experiment, task: Diffusion, teacher: UNet, lessons: Lessons) -> Tensor:
-    """What the student learns on, float32 [N, C, H, W] in [-1, 1]."""
-    if lessons.data == "public":
-        held_out = experiment.validation or experiment.test
-        return held_out.images[: lessons.images].float() / 127.5 - 1
-    schedule = task.goal.schedule
-    estimate = denoiser(teacher, schedule, task.prediction, bound=1.0)
-    steps = schedule.spaced(min(SAMPLING_STEPS, len(schedule))).flip(0)
-    generator = seeding.generator(experiment.config.seed, "distill", "samples")
-    start = torch.randn(lessons.images, *experiment.data.input_shape, generator=generator)
-    with torch.no_grad():
-        return torch.cat([ddim(estimate, schedule, part, steps) for part in torch.split(start, SAMPLES)])
-
-
-def _epoch(
-    network: nn.Module,
-    teacher: UNet,
-    mapping: Fold,
-    images: Tensor,
-    optimiser: torch.optim.Optimizer,
-    lessons: Lessons,
-    seed: int,
-    epoch: int,
-) -> float:
-    """One pass over the images; its mean loss. All draws are of the seed and the epoch."""
-    generator = seeding.generator(seed, "distill", "epoch", epoch)
-    total = 0.0
-    assert isinstance(network, UNet)  # the teacher is one, and both are built alike
-    order = torch.randperm(len(images), generator=generator)
-    for positions in torch.split(order, lessons.batch_size):
-        x_0 = images[positions]
-        noise = torch.randn(x_0.shape, generator=generator)
-        t = torch.randint(lessons.steps, (len(x_0),), generator=generator)
-        loss = distillation_loss(network.features, teacher.features, mapping, x_0, noise, t)
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        total += float(loss.detach()) * len(x_0)
-    return total / len(images)

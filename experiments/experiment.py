@@ -144,12 +144,7 @@ class Experiment:
         Raises:
             FedsimError: there is no such device here.
         """
-        name = self.config.device.name
-        try:
-            torch.empty(0, device=name)
-        except (RuntimeError, AssertionError) as error:
-            raise invalid("device.name", name, "there is no such device here", 'Use "cpu"') from error
-        return torch.device(name)
+        return found_device("device.name", self.config.device.name)
 
     def shard(self, client: int) -> Images:
         """The images of a client."""
@@ -410,6 +405,23 @@ class Experiment:
         for defence in self.defences:
             if isinstance(defence, Checking):
                 defence.check(self.model(), self.plan)
+
+
+def found_device(field: str, name: str) -> torch.device:
+    """The device of a name.
+
+    Args:
+        field: that the name was given in, for the message.
+        name: such as ``cpu`` or ``cuda:1``.
+
+    Raises:
+        FedsimError: there is no such device here.
+    """
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise invalid(field, name, "there is no such device here", 'Use "cpu"') from error
+    return torch.device(name)
 
 
 def has_bf16(device: torch.device) -> bool:

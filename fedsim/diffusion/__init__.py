@@ -19,6 +19,7 @@ from fedsim.diffusion.objective import Network, Objective
 from fedsim.diffusion.parametrisation import Prediction
 from fedsim.diffusion.samplers import ddim, ddim_step, ddpm
 from fedsim.diffusion.schedules import SCHEDULES, Schedule, zero_terminal
+from fedsim.diffusion.trajectory import trajectory_loss, trajectory_target
 from fedsim.diffusion.unets import NETWORKS, UNet, build, builder
 
 __all__ = [
@@ -49,5 +50,7 @@ __all__ = [
     "published_fold",
     "score",
     "seeded_noise",
+    "trajectory_loss",
+    "trajectory_target",
     "zero_terminal",
 ]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from fedsim.diffusion.denoising import Denoiser, denoiser
@@ -30,12 +31,14 @@ class Student:
     """A distilled network, and what it takes to sample from it.
 
     Attributes:
-        network: answers ``network(x, t)`` at its own steps t.
+        network: a UNet or the like, with its weights; ``student(x, t)`` asks it.
         fold: which of the teacher's steps those are.
         prediction: ``epsilon`` or ``v``, the teacher's.
         name: the network's, in ``NETWORKS``.
         parameters: the network's.
         input_shape: channels, height, width.
+        asked_at: whether the network is told the ``student``'s steps t or the ``teacher``'s ``phi_t``, as one must be
+            that has begun at the teacher's weights.
     """
 
     network: nn.Module
@@ -44,10 +47,21 @@ class Student:
     name: str
     parameters: Mapping[str, Any]
     input_shape: InputShape
+    asked_at: Literal["student", "teacher"] = "student"
+
+    def asked(self, t: Tensor) -> Tensor:
+        """The steps that the network is told for the student's own, both int64 [N]."""
+        return self.fold.of_teacher(t) if self.asked_at == "teacher" else t
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """Noise or velocity [N, C, H, W] of noisy images [N, C, H, W] at the student's steps int64 [N]."""
+        answer: Tensor = self.network(x, self.asked(t))
+        return answer
 
     def denoiser(self, *, bound: float | None = 1.0) -> Denoiser:
         """The images it sees in noisy ones, at its own steps."""
-        return denoiser(self.network.eval(), self.fold.student, self.prediction, bound=bound)
+        self.network.eval()
+        return denoiser(self, self.fold.student, self.prediction, bound=bound)
 
     def sample(self, start: Tensor) -> Tensor:
         """Images in [-1, 1] by DDIM over all its steps, from standard normal numbers; both [N, C, H, W]."""
@@ -56,9 +70,9 @@ class Student:
 
 
 def save_student(student: Student, folder: Path) -> None:
-    """Write ``student.safetensors`` and, after it, ``student.json`` into a folder that is there."""
+    """Write ``student.safetensors`` and, after it, ``student.json`` into a folder that is there, each atomically."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in student.network.state_dict().items()}
-    save_file(weights, folder / WEIGHTS)
+    _replace(folder / WEIGHTS, save(weights))
     described = {
         "network": student.name,
         "parameters": dict(student.parameters),
@@ -66,8 +80,9 @@ def save_student(student: Student, folder: Path) -> None:
         "prediction": student.prediction,
         "steps": student.fold.steps.tolist(),
         "alpha_bar": student.fold.teacher.alpha_bar.tolist(),
+        "asked_at": student.asked_at,
     }
-    (folder / DESCRIPTION).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+    _replace(folder / DESCRIPTION, (json.dumps(described, indent=1) + "\n").encode())
 
 
 def load_student(folder: Path | str) -> Student:
@@ -92,6 +107,14 @@ def load_student(folder: Path | str) -> Student:
         fold = Fold(teacher, torch.tensor(told["steps"], dtype=torch.int64))
         network = build(told["network"], shape, **parameters)
         network.load_state_dict(load_file(path / WEIGHTS))
-        return Student(network.eval(), fold, told["prediction"], told["network"], parameters, shape)
+        given = told["prediction"], told["network"], parameters, shape
+        return Student(network.eval(), fold, *given, asked_at=told.get("asked_at", "student"))
     except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise FedsimError(f"student = {str(path)!r}: its files are damaged ({error}). Distil it again.") from error
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file so that a kill leaves the old one or the new one."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_bytes(content)
+    unfinished.replace(path)
