@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from experiments import Experiment, run
 from experiments.compare.grid import Job, grid, jobs
@@ -42,8 +43,8 @@ def main() -> None:
     options = arguments(__doc__ or "", NAME, _configure)
     folder = options.run or options.runs / MAIN
     if not options.page and not finished(folder):
-        run(Experiment.load(CONFIGS / "federated-diffusion.toml"), folder, quiet=False, resume=True)
-    remember(options.out, {(MAIN, 0): folder})
+        run(Experiment.load(CONFIGS / "federated-diffusion.toml", options.set), folder, quiet=False, resume=True)
+    remember(options.out, {(MAIN, 0): folder}, options.set)
     for todo in planned(options.runs, options.seeds, options.told_seeds, options.set):
         carry_out(list(todo.values()), options)
         remember(options.out, {(cell, job.seed): job.folder for cell, job in todo.items()}, options.set)
@@ -83,7 +84,7 @@ def remember(out: Path, folders: Mapping[tuple[str, int], Path], changes: Sequen
         if finished(folder):
             records[cell, seed] = record(cell, folder, changes)
             if seed == 0 and cell in PICTURED:
-                shutil.copyfile(RunFolder(folder).pictures / f"{SAMPLES}.png", out / PICTURED[cell])
+                _enlarge(RunFolder(folder).pictures / f"{SAMPLES}.png", out / PICTURED[cell])
     order = [MAIN, *CELLS]
     ranked = sorted(records.values(), key=lambda r: (order.index(r["cell"]), r["seed"]))
     path.write_text("".join(json.dumps(one, separators=(",", ":")) + "\n" for one in ranked))
@@ -96,6 +97,8 @@ PICTURED = {
     PARTITIONS[3]: f"{NAME}-one-class.png",
 }
 """The file of each picture of samples that the page shows, of the first seed."""
+LEAST_WIDTH = 480
+"""Pixels that these are enlarged to at most, by a whole factor."""
 
 
 def record(cell: str, folder: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
@@ -117,6 +120,13 @@ def record(cell: str, folder: Path, changes: Sequence[str] = ()) -> dict[str, An
             if m["test_frechet_distance"] is not None
         ],
     }
+
+
+def _enlarge(source: Path, target: Path) -> None:
+    """Each pixel of a picture as many, so that small images are seen."""
+    with Image.open(source) as picture:
+        factor = max(1, LEAST_WIDTH // picture.width)
+        picture.resize((factor * picture.width, factor * picture.height), Image.Resampling.NEAREST).save(target)
 
 
 def _file(name: str) -> str:

@@ -20,7 +20,7 @@ pytest.importorskip("diffusers", reason="NOT TESTED: diffusion runs. Run: pip in
 
 TINY = ["data.train_size=640", "data.test_size=20", "data.validation_size=4", "training.rounds=2", "model.widths=[8]",
         "model.groups=4", "model.attention=false", "training.batch_size=4", "task.count=10", "task.sampling_steps=2",
-        "quality.samples=8"]  # fmt: skip
+        "quality.samples=8", "training.local_steps=1"]  # fmt: skip
 
 
 def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> list[dict[str, Any]]:
@@ -76,7 +76,7 @@ def test_what_is_finished_is_not_done_again_and_the_page_is_of_what_there_is(
 
 def record(cell: str, seed: int, loss: float, distance: float) -> dict[str, Any]:
     return {"cell": cell, "seed": seed, "seconds": 90.0, "losses": [[0, 0.9], [80, loss]],
-            "quality": [[1, 200.0, 0.1, 0.0], [80, distance, 0.5, 0.75]]}  # fmt: skip
+            "quality": [[1, 200.0, 0.1, 0.0], *([n, distance + n - 70, 0.5, 0.75] for n in (60, 70, 80))]}  # fmt: skip
 
 
 def test_tables_have_the_last_rounds_and_every_seed() -> None:
@@ -87,5 +87,5 @@ def test_tables_have_the_last_rounds_and_every_seed() -> None:
         == "| IID | 2 | 0.3000 (0.2000, 0.4000) | 15.0 (10.0, 20.0) | 0.50 (0.50, 0.50) | 0.75 (0.75, 0.75) | 1.5 |"
     )
     assert second == "| Dirichlet(1) | 1 | 0.3000 | 50.0 | 0.50 | 0.75 | 1.5 |"
-    assert rounds(runs[0]).splitlines()[2:] == ["| 0 | 0.9000 |  |  |  |", "| 80 | 0.2000 | 10.0 | 0.50 | 0.75 |"]
-    assert "**5.0% of round 1's** 200" in verdict(runs[0])
+    assert rounds(runs[0]).splitlines()[2:] == ["| 0 | 0.9000 |  |  |  |", "| 80 | 0.2000 | 20.0 | 0.50 | 0.75 |"]
+    assert "**10.0% of round 1's** 200" in verdict(runs[0])
