@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,10 @@ SATISFIED = 1e-6
 
 EXPLAINED = 1e-13
 """At which a search ends: features read from a gradient in single precision are no better."""
+
+
+ROOM = 1.25
+"""Features of a map, to pixels of the image, from which a map is taken to tell images apart."""
 
 
 class _Reached(Exception):  # noqa: N818  (no error: the rest of the network is not needed)
@@ -74,11 +79,12 @@ def noisy_image(
         evaluations: of the part of the network, for each start.
 
     Returns:
-        The best start's, or None where no layer has as many output channels as positions.
+        The best start's, or None where no layer has as many output channels as positions, or a map before it hardly
+        more features than the image has pixels.
     """
     like = next(network.parameters())
     inputs = _inputs(network, ask, torch.zeros(shape, dtype=like.dtype, device=like.device))
-    for layer in readable(network, inputs):
+    for layer in _wide_enough(readable(network, inputs), inputs, math.prod(shape)):
         features = read_features(network, gradients, layer, inputs[layer])
         if features is not None:
             return _searched(network, ask, features, shape, like, seed, starts, evaluations)
@@ -155,6 +161,17 @@ def fed(network: nn.Module, ask: Ask, layer: str, noisy: Tensor) -> Tensor:
     finally:
         handle.remove()
     raise RuntimeError(f"The network did not come by its layer {layer!r}.")
+
+
+def _wide_enough(layers: Sequence[str], inputs: Mapping[str, tuple[int, ...]], pixels: int) -> list[str]:
+    """The layers before which no map is narrower than the image: else several images have the same features.
+
+    A quarter more is asked, as group norm takes away a mean and a scale of each group.
+    """
+    order = list(inputs)
+    sizes = [math.prod(inputs[name]) for name in order[1:]]  # the first convolution is fed the image itself
+    narrowest = dict(zip(order[1:], accumulate(sizes, min), strict=True))
+    return [layer for layer in layers if narrowest.get(layer, 0) > ROOM * pixels]
 
 
 def _inputs(network: nn.Module, ask: Ask, noisy: Tensor) -> dict[str, tuple[int, ...]]:

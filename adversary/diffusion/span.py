@@ -22,6 +22,9 @@ from torch.nn import functional
 TRUSTED = 1e-2
 """Ratio of the two least eigenvalues above which the null vector is not told from its neighbours."""
 
+DISTINCT = 1e-2
+"""A singular value beyond the number of positions, to the one before it, from which it is no matter of rounding."""
+
 LARGEST = 4_096
 """Features that are solved for at once; a dense eigenproblem of that size takes a minute."""
 
@@ -71,6 +74,8 @@ def read_features(
     _, sizes, rows = torch.linalg.svd(weight, full_matrices=False)
     if not sizes[positions - 1] > torch.finfo(torch.float32).eps * sizes[0]:
         return None
+    if len(sizes) > positions and sizes[positions] > DISTINCT * sizes[positions - 1]:
+        return None  # patches of several examples span more
     values, doubt = _null_vector(_outside(rows[:positions], convolution, shape))
     if not doubt < TRUSTED:
         return None

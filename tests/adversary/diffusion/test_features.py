@@ -65,6 +65,18 @@ def test_with_fewer_channels_than_positions_no_layer_is_readable() -> None:
     assert noisy_image(network, functools.partial(_asked, network, 7), gradients, tuple(noisy.shape), seed=0) is None
 
 
+def test_with_fewer_features_than_pixels_no_image_is_made_up() -> None:
+    network = unets.build("unet", (1, 14, 14), widths=(4, 56), groups=4, seed=3).double()
+    assert readable(network, {LAYER: (1, 4, 7, 7)})
+    shape = (1, 1, 14, 14)
+    image = torch.zeros(shape, dtype=torch.float64)
+    names, parameters = zip(*network.named_parameters(), strict=True)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = torch.autograd.grad(GOAL(network, image, noise, torch.tensor([7])), parameters)
+    gradients = dict(zip(names, found, strict=True))
+    assert noisy_image(network, functools.partial(_asked, network, 7), gradients, shape, seed=0) is None
+
+
 def test_a_batch_leaves_no_single_map_of_features() -> None:
     """Patches of two examples span more than the rows of the gradient do, and nothing is made up for them."""
     network, _, noisy, gradients = victim(7, images=2)
