@@ -67,7 +67,7 @@ def read_classes(
     present = norms.argsort(descending=True, stable=True)[: min(examples, int((norms > PRESENT * norms.max()).sum()))]
     if steps is None or len(present) == 1:
         return torch.cat([present, present.repeat(examples)])[:examples].sort().values
-    distinct, step_of = steps.cpu().unique(return_inverse=True)
+    distinct, step_of = torch.unique(steps.cpu(), return_inverse=True)
     hidden = _hidden(network.get_submodule(name), weights, f"{prefix}time_embedding.linear_1", distinct)
     towards = gradients[f"{prefix}time_embedding.linear_2.weight"].double().cpu()
     # grad W = deltas^T hidden, and the row of a class holds the whole delta of its examples, or nothing of it
@@ -76,16 +76,19 @@ def read_classes(
     found = shares.argmax(1)
     classes, theirs = linear_sum_assignment(shares.T.numpy(), maximize=True)  # each class that is there has an example
     found[theirs] = torch.from_numpy(classes)
-    return present[found]
+    labels: Tensor = present[found]
+    return labels
 
 
 def _least_squares(left: Tensor, right: Tensor) -> Tensor:
     """``x`` of ``left x = right``, the shortest where there are several."""
-    return torch.linalg.lstsq(left, right, driver="gelsd").solution
+    found: Tensor = torch.linalg.lstsq(left, right, driver="gelsd").solution
+    return found
 
 
 def _embedding(network: nn.Module) -> str | None:
     """The name of the module that embeds classes, and steps in two layers."""
+    name: str
     for name, module in network.named_modules():
         layers: Any = getattr(module, "time_embedding", None)
         beside = isinstance(getattr(layers, "linear_2", None), nn.Linear) and hasattr(module, "time_proj")
