@@ -88,12 +88,12 @@ def _least_squares(left: Tensor, right: Tensor) -> Tensor:
 
 def _embedding(network: nn.Module) -> str | None:
     """The name of the module that embeds classes, and steps in two layers."""
-    found: str
-    for found, module in network.named_modules():
+    name: str
+    for name, module in network.named_modules():
         layers: Any = getattr(module, "time_embedding", None)
         beside = isinstance(getattr(layers, "linear_2", None), nn.Linear) and hasattr(module, "time_proj")
         if beside and isinstance(getattr(module, "class_embedding", None), nn.Embedding):
-            return found
+            return name
     return None
 
 

@@ -20,7 +20,7 @@ from experiments import Experiment, run
 from experiments.compare.grid import Job, grid, jobs
 from experiments.compare.running import finished
 from experiments.report.records import SAMPLES
-from experiments.reproduce.federated_diffusion_page import MAIN, PARTITIONS, TOLD, write_page
+from experiments.reproduce.federated_diffusion_page import MAIN, PARTITIONS, PICTURED, TOLD, write_page
 from experiments.reproduce.studies import arguments, carry_out
 from experiments.run_folder import RunFolder, read
 
@@ -84,21 +84,14 @@ def remember(out: Path, folders: Mapping[tuple[str, int], Path], changes: Sequen
         if finished(folder):
             records[cell, seed] = record(cell, folder, changes)
             if seed == 0 and cell in PICTURED:
-                _enlarge(RunFolder(folder).pictures / f"{SAMPLES}.png", out / PICTURED[cell])
+                _enlarge(RunFolder(folder).pictures / f"{SAMPLES}.png", out / f"{NAME}{PICTURED[cell]}.png")
     order = [MAIN, *CELLS]
     ranked = sorted(records.values(), key=lambda r: (order.index(r["cell"]), r["seed"]))
     path.write_text("".join(json.dumps(one, separators=(",", ":")) + "\n" for one in ranked))
 
 
-PICTURED = {
-    MAIN: f"{NAME}.png",
-    TOLD[0]: f"{NAME}-classes.png",
-    PARTITIONS[0]: f"{NAME}-iid.png",
-    PARTITIONS[3]: f"{NAME}-one-class.png",
-}
-"""The file of each picture of samples that the page shows, of the first seed."""
 LEAST_WIDTH = 480
-"""Pixels that these are enlarged to at most, by a whole factor."""
+"""Pixels that pictures of samples are enlarged to at most, by a whole factor."""
 
 
 def record(cell: str, folder: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
@@ -113,6 +106,7 @@ def record(cell: str, folder: Path, changes: Sequence[str] = ()) -> dict[str, An
         "parameters": sum(tensor.numel() for tensor in experiment.model().parameters()),
         "changes": list(changes),
         "seconds": round(sum(m["seconds"] for m in metrics), 1),
+        "elapsed": round(_elapsed(RunFolder(folder)), 1),
         "losses": [[m["round"], m["test_loss"]] for m in metrics if m["test_loss"] is not None],
         "quality": [
             [m["round"], *(m[f"test_{name}"] for name in ("frechet_distance", "precision", "recall"))]
@@ -120,6 +114,11 @@ def record(cell: str, folder: Path, changes: Sequence[str] = ()) -> dict[str, An
             if m["test_frechet_distance"] is not None
         ],
     }
+
+
+def _elapsed(folder: RunFolder) -> float:
+    """Seconds from the first file to the report, with what goes on between rounds, and while it was cut off."""
+    return folder.report.stat().st_mtime - folder.partition.stat().st_mtime
 
 
 def _enlarge(source: Path, target: Path) -> None:

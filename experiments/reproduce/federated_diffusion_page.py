@@ -18,6 +18,9 @@ LAST = 3
 """Judgements that a run's quality is the mean of."""
 TOLD = ("IID, told classes", "one class a client, told classes")
 
+PICTURED = {MAIN: "", PARTITIONS[0]: "-iid", PARTITIONS[3]: "-one-class", TOLD[0]: "-classes"}
+"""What the names of pictures of samples end in, of the first seed."""
+
 HEAD = """# Federated diffusion models
 
 Made by `make reproduce-federated-diffusion` (`python -m experiments.reproduce.federated_diffusion`) on two CPU cores.
@@ -30,7 +33,8 @@ LONG = """## One federation until its samples are recognised
 `experiments/configs/federated-diffusion.toml`: Fashion-MNIST at 28x28, {clients} clients with IID shards, FedSGD with
 Adam on the server, 16 images a gradient and all clients in each of {total:,} rounds, v-prediction, a UNet of
 {parameters:,} parameters. Evaluated is the moving average of the global model; of what it draws, 512 images by DDIM
-with 50 steps. The rounds took **{minutes:.0f} minutes**, with evaluation, on two cores that other work shared.
+with 50 steps. The rounds took {minutes:.0f} minutes in sum, with evaluation, and the whole run **{elapsed:.0f}
+minutes**, with a checkpoint after each round, on two cores that other work shared.
 {verdict}
 
 ![Samples of the trained model]({name}.png)
@@ -55,13 +59,7 @@ well beyond those between seeds say anything.
 
 ![Loss and Frechet distance over rounds, by partition]({name}-partitions.png)
 
-Samples after the last round, seed 0; IID:
-
-![IID]({name}-iid.png)
-
-One class a client:
-
-![One class a client]({name}-one-class.png)"""
+{pictures}"""
 
 TOLD_HEAD = """## Networks that are told classes
 
@@ -72,9 +70,7 @@ gradient of the class embedding ([attacks.md](../attacks.md#gradients-of-a-diffu
 
 {table}
 
-Samples after the last round, IID, seed 0:
-
-![IID, told classes]({name}-classes.png)"""
+{pictures}"""
 
 
 def write_page(folder: Path, name: str, records: Sequence[Record]) -> None:
@@ -91,9 +87,9 @@ def write_page(folder: Path, name: str, records: Sequence[Record]) -> None:
         _over_rounds([long], ("loss", "Frechet distance", "precision and recall")).savefig(
             folder / f"{name}-quality.png", dpi=100
         )
-        minutes = long["seconds"] / 60
+        minutes, elapsed = long["seconds"] / 60, long["elapsed"] / 60
         shown = {key: long[key] for key in ("clients", "total", "parameters")}
-        text += [LONG.format(name=name, minutes=minutes, verdict=verdict(long), **shown), rounds(long)]
+        text += [LONG.format(name=name, minutes=minutes, elapsed=elapsed, verdict=verdict(long), **shown), rounds(long)]
     for head, cells in ((STUDY, PARTITIONS), (TOLD_HEAD, (PARTITIONS[0], TOLD[0], PARTITIONS[3], TOLD[1]))):
         own = [record for record in records if record["cell"] in cells]
         if not any(record["cell"] in (PARTITIONS if head is STUDY else TOLD) for record in own):
@@ -101,7 +97,8 @@ def write_page(folder: Path, name: str, records: Sequence[Record]) -> None:
         if head is STUDY:
             _over_rounds(own, ("loss", "Frechet distance")).savefig(folder / f"{name}-partitions.png", dpi=100)
         shown = {key: own[0][key] for key in ("clients", "total", "parameters")}
-        text.append(head.format(name=name, table=table(own, cells), **shown))
+        pictures = _pictures(folder, name, PARTITIONS if head is STUDY else TOLD)
+        text.append(head.format(name=name, table=table(own, cells), pictures=pictures, **shown))
     (folder / f"{name}.md").write_text("\n\n".join(text) + "\n")
 
 
@@ -126,7 +123,7 @@ def rounds(record: Record) -> str:
 
 def table(records: Sequence[Record], cells: Sequence[str]) -> str:
     """A row a cell: the last loss of its runs, and the mean quality of the last judgements."""
-    rows = ["| data | seeds | loss | Frechet distance | precision | recall | minutes a run |", "|" + " --- |" * 7]
+    rows = ["| data | seeds | loss | Frechet distance | precision | recall |", "|" + " --- |" * 6]
     for cell in cells:
         own = [record for record in records if record["cell"] == cell]
         if not own:
@@ -136,7 +133,6 @@ def table(records: Sequence[Record], cells: Sequence[str]) -> str:
             _each([record["losses"][-1][1] for record in own], 4),
             _each([line[1] for line in judged], 1),
             *(_each([line[place] for line in judged], 2) for place in (2, 3)),
-            f"{mean(record['seconds'] for record in own) / 60:.1f}",
         ]
         rows.append(f"| {cell} | {len(own)} | " + " | ".join(columns) + " |")
     return "\n".join(rows)
@@ -145,6 +141,16 @@ def table(records: Sequence[Record], cells: Sequence[str]) -> str:
 def _mean_of_last(quality: Sequence[Sequence[float]]) -> list[float]:
     """Each column's mean over the last judgements."""
     return [mean(column) for column in zip(*quality[-LAST:], strict=True)]
+
+
+def _pictures(folder: Path, name: str, cells: Sequence[str]) -> str:
+    """Samples of each cell that has some, under its name."""
+    there = {cell: f"{name}{PICTURED[cell]}.png" for cell in cells if cell in PICTURED}
+    return "\n\n".join(
+        f"Samples after the last round, seed 0, {cell}:\n\n![{cell}]({file})"
+        for cell, file in there.items()
+        if (folder / file).is_file()
+    )
 
 
 def _each(values: Sequence[float], digits: int) -> str:

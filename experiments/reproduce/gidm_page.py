@@ -38,7 +38,8 @@ cosine). CPU seconds are the attack's own, of the whole search and until the obj
 never came there counts with the whole search."""
 
 TUNED = """The settings of `gidm` were chosen on other victims (test images 0 to 3, other weights and noise), those of
-the others were not; no two methods begin at the same point."""
+the others were not; no two methods begin at the same point. Why trained victims are lost at early steps, and what was
+tried against it, stands in [attacks.md](../attacks.md#gradients-of-a-diffusion-loss)."""
 
 PRIORS = """## Priors
 

@@ -153,7 +153,7 @@ def test_selection_and_contribution_go_by_the_loss(tmp_path: Path) -> None:
         ({"task": TASK | {"nose": "shared"}}, ["nose", "'noise'"]),
         ({"model": {"name": "cnn"}}, ["cnn", "unet"]),
         ({"model": MODEL | {"widths": [8, 8, 8, 8]}}, ["widths", "28x28", "3 widths or fewer"]),
-        ({"model": MODEL | {"classes": 10}}, ["class", "Choose another network"]),
+        ({"model": MODEL | {"classes": 10}}, ["model.classes = 10", "task.conditional = true"]),
         ({"selection": {"name": "tifl"}}, ["tifl", "goes by accuracy", "tells loss"]),
         ({"data": DATA | {"validation_size": 4}, "contribution": {"metric": "accuracy"}}, ["contribution.metric"]),
         ({"attacks": [{"name": "agic"}]}, ["agic", "cross_entropy", "denoising"]),

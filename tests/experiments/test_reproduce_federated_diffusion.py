@@ -84,8 +84,8 @@ def test_tables_have_the_last_rounds_and_every_seed() -> None:
     first, second = table(runs, PARTITIONS).splitlines()[2:]
     assert (
         first
-        == "| IID | 2 | 0.3000 (0.2000, 0.4000) | 15.0 (10.0, 20.0) | 0.50 (0.50, 0.50) | 0.75 (0.75, 0.75) | 1.5 |"
+        == "| IID | 2 | 0.3000 (0.2000, 0.4000) | 15.0 (10.0, 20.0) | 0.50 (0.50, 0.50) | 0.75 (0.75, 0.75) |"
     )
-    assert second == "| Dirichlet(1) | 1 | 0.3000 | 50.0 | 0.50 | 0.75 | 1.5 |"
+    assert second == "| Dirichlet(1) | 1 | 0.3000 | 50.0 | 0.50 | 0.75 |"
     assert rounds(runs[0]).splitlines()[2:] == ["| 0 | 0.9000 |  |  |  |", "| 80 | 0.2000 | 20.0 | 0.50 | 0.75 |"]
     assert "**10.0% of round 1's** 200" in verdict(runs[0])
