@@ -82,10 +82,7 @@ def record(cell: str, seed: int, loss: float, distance: float) -> dict[str, Any]
 def test_tables_have_the_last_rounds_and_every_seed() -> None:
     runs = [record("IID", 0, 0.2, 10.0), record("IID", 1, 0.4, 20.0), record("Dirichlet(1)", 0, 0.3, 50.0)]
     first, second = table(runs, PARTITIONS).splitlines()[2:]
-    assert (
-        first
-        == "| IID | 2 | 0.3000 (0.2000, 0.4000) | 15.0 (10.0, 20.0) | 0.50 (0.50, 0.50) | 0.75 (0.75, 0.75) |"
-    )
+    assert first == "| IID | 2 | 0.3000 (0.2000, 0.4000) | 15.0 (10.0, 20.0) | 0.50 (0.50, 0.50) | 0.75 (0.75, 0.75) |"
     assert second == "| Dirichlet(1) | 1 | 0.3000 | 50.0 | 0.50 | 0.75 |"
     assert rounds(runs[0]).splitlines()[2:] == ["| 0 | 0.9000 |  |  |  |", "| 80 | 0.2000 | 20.0 | 0.50 | 0.75 |"]
     assert "**10.0% of round 1's** 200" in verdict(runs[0])
