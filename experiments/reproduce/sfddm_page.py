@@ -28,7 +28,8 @@ parameters). Students learn on the server's own {images:,} images, which are no 
 - **teacher**: deterministic DDIM over evenly spaced steps.
 - **output, from the teacher**: the perfect student of the published target. It starts as the teacher, asked at the
   teacher's steps, and has nothing to learn; so it draws what the teacher draws with as few steps.
-- **output, from random**: SFDDM as published: the teacher's answers and features, from random weights.
+- **output, from random**: SFDDM as published: the teacher's answers and features, from random weights. With as few
+  updates as here it is far from done: its row says what that budget buys, the one above what the target is worth.
 - **trajectory, from the teacher**: one step of the student is to lead where several of the teacher's lead.
 
 Every student's learning is in the table below. PSNR is of images in [0, 1], the mean over {starts} starts that all
