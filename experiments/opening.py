@@ -28,10 +28,11 @@ def opened(experiment: Experiment, out: Path | str, *, resume: bool) -> tuple[Ru
     A resumed folder holds what had happened up to its last checkpoint, and nothing later.
 
     Raises:
-        FedsimError: the folder cannot be used, or holds a run of another configuration.
+        FedsimError: the folder cannot be used, another process runs in it, or it holds a run of another configuration.
     """
     if not resume or not (Path(out) / "experiment.toml").exists():
         folder = RunFolder.create(out)
+        folder.hold()
         folder.write_experiment(
             {
                 **tomllib.loads(experiment.config.to_toml()),
@@ -43,6 +44,7 @@ def opened(experiment: Experiment, out: Path | str, *, resume: bool) -> tuple[Ru
         folder.write_partition(_label_counts(experiment))
         return folder, None
     folder = RunFolder.open(out)
+    folder.hold()
     require_same(config.load(folder.experiment), experiment.config, folder.path)
     last = checkpoint.read_last(folder.checkpoint)
     folder.rewind(last.round if last else -1)

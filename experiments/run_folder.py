@@ -7,6 +7,7 @@ removed by the next append.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
@@ -24,6 +25,9 @@ from torch import Tensor
 from fedsim.errors import FedsimError
 
 Record = dict[str, Any]
+
+LOCK = ".lock"
+"""An empty file that the process of a run holds."""
 
 
 class RunFolder:
@@ -47,6 +51,7 @@ class RunFolder:
         self.pictures = path / "pictures"
         self.checkpoint = path / "checkpoint"
         self.report = path / "report.html"
+        self._lock: BinaryIO | None = None
 
     @classmethod
     def create(cls, path: str | Path) -> RunFolder:
@@ -82,6 +87,22 @@ class RunFolder:
             what = "is not a run" if folder.path.exists() else "does not exist"
             raise FedsimError(f"{path} {what}. Give the folder that fedsim run wrote (it has an experiment.toml).")
         return folder
+
+    def hold(self) -> None:
+        """Keep other processes from running in this folder, for as long as this object lives and its process does.
+
+        The lock is the process's own and not its children's, and the system takes it back when the process dies.
+
+        Raises:
+            FedsimError: another process holds it.
+        """
+        self._lock = (self.path / LOCK).open("wb")
+        try:
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise FedsimError(
+                f"{self.path} is being written by another process. Wait for it to end, or choose another --out."
+            ) from error
 
     def write_experiment(self, configuration: Mapping[str, Any]) -> None:
         """Write ``experiment.toml``; what is ``None`` is left out, as TOML has no such value."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from experiments.run_folder import RunFolder, append, read
+from experiments.run_folder import LOCK, RunFolder, append, read
 from fedsim.errors import FedsimError
 
 
@@ -103,3 +107,30 @@ def test_names_of_pictures_stay_in_their_folder(tmp_path: Path) -> None:
     name = folder.save_picture("../../my attack/round 1", b"png")
     assert (folder.pictures / name).read_bytes() == b"png"
     assert [path.name for path in folder.pictures.iterdir()] == [name]
+
+
+def test_two_processes_do_not_run_in_one_folder(tmp_path: Path) -> None:
+    """The lock goes with its process: who holds it may be killed."""
+    folder = RunFolder.create(tmp_path / "run")
+    code = f"from experiments.run_folder import RunFolder as R; f = R.create({str(folder.path)!r}); f.hold(); input()"
+    other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
+    try:
+        for _ in range(600):
+            if (folder.path / LOCK).exists() and not _free(folder):
+                break
+            time.sleep(0.1)
+        with pytest.raises(FedsimError, match="written by another process"):
+            folder.hold()
+    finally:
+        other.kill()
+        other.wait()
+    folder.hold()
+
+
+def _free(folder: RunFolder) -> bool:
+    with (folder.path / LOCK).open("r+b") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+    return True
