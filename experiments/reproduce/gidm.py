@@ -88,8 +88,8 @@ def main() -> None:
         run_all(methods, options.out, NAME, options.workers, attack_noise)
         distilled(_data(), state, options.distilling, student, count=STUDENT_STEPS)
     records = run_all(tasks, options.out, NAME, options.workers, attack_noise, partial=options.page)
-    write_page(options.out, NAME, records, training=options.training, distilling=options.distilling)
     write_picture(options.out, NAME, tasks)
+    write_page(options.out, NAME, records, training=options.training, distilling=options.distilling)
 
 
 def tasks_of(victims: int, prior: Path) -> Iterator[NoiseTask]:

@@ -25,7 +25,8 @@ def write_picture(folder: Path, name: str, tasks: Sequence[Task]) -> None:
         name: of the file, without suffix.
         tasks: of which the trained victims are shown.
     """
-    kept = load_file(folder / "pictures" / f"{name}.safetensors")
+    pictures = folder / "pictures" / f"{name}.safetensors"
+    kept = load_file(pictures) if pictures.exists() else {}
     victims = sorted({task.victim for task in tasks if f"trained-gidm-{task.victim}/truth" in kept})
     if not victims:
         return
