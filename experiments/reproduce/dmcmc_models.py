@@ -22,7 +22,7 @@ from fedsim.diffusion.level_classifier import (
     learned_classifier,
     level_indices,
 )
-from fedsim.diffusion.levels import geometric
+from fedsim.diffusion.levels import geometric, highest
 from fedsim.errors import invalid
 
 CONSOLE = Console(stderr=True)
@@ -70,15 +70,10 @@ def opened(folder: Path, weights: Path, *, steps: int) -> Model:
     """
     experiment, task, network = teacher_of(folder)
     schedule = task.goal.schedule
-    levels = geometric(LEVELS, LOWEST, highest(schedule))
+    levels = geometric(LEVELS, LOWEST, highest(schedule, HIGHEST))
     estimate = denoiser(network, schedule, task.prediction, bound=1.0)
     classify = level_classifier(in_range(own_images(experiment)), levels, weights, steps=steps)
     return Model(experiment, schedule, estimate, Joint(at_levels(estimate, schedule), classify, levels))
-
-
-def highest(schedule: Schedule) -> float:
-    """The schedule's highest level that is not above 80."""
-    return float(schedule.levels[schedule.levels <= HIGHEST].max())
 
 
 def own_images(experiment: Experiment) -> Tensor:

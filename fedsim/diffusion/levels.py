@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fedsim.diffusion.schedules import Schedule
 from fedsim.errors import invalid
 
 
@@ -54,6 +55,21 @@ def karras(count: int, start: Tensor, lowest: float, *, bend: float = 7.0) -> Te
     way = torch.linspace(0, 1, count - 1, dtype=torch.float64)[:, None]
     powers = start ** (1 / bend) + way * (lowest ** (1 / bend) - start ** (1 / bend))
     return torch.cat([powers**bend, torch.zeros(1, len(start), dtype=torch.float64)])
+
+
+def highest(schedule: Schedule, at_most: float = 80.0) -> float:
+    """The highest level of a schedule that integrators should start at.
+
+    Some schedules end in noise far above any image, or in pure noise, which has no level: beyond ``at_most`` nothing of
+    an image is lost, while single precision loses digits of it.
+
+    Raises:
+        FedsimError: all levels are higher.
+    """
+    low = schedule.levels[schedule.levels <= at_most]
+    if not len(low):
+        raise invalid("levels: at_most", at_most, "all of the schedule's are higher", "Take another schedule")
+    return float(low.max())
 
 
 def _check_order(lowest: float, above: float) -> None:

@@ -8,10 +8,11 @@ weight of the example's loss a plane below what should be answered.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -21,22 +22,32 @@ from fedsim.diffusion import (
     NETWORKS,
     SCHEDULES,
     Denoiser,
+    Noise,
     Objective,
     Prediction,
     Schedule,
+    at_levels,
     build,
     ddim,
+    ddpm,
     denoiser,
+    heun,
+    seeded_noise,
     zero_terminal,
 )
+from fedsim.diffusion.integrators import Integrator
+from fedsim.diffusion.levels import highest, karras
 from fedsim.diffusion.objective import Error
-from fedsim.errors import FedsimError, invalid
+from fedsim.errors import FedsimError, invalid, unknown
 from fedsim.models import InputShape
 from fedsim.tasks import TASKS
 from fedsim.tasks.task import Draws, Normalisation, Occasion
 
 LEAST_SHARE = 0.01
 """Of the image at the step that ``generated`` begins with; with less, errors of predicted noise grow tenfold."""
+
+LEAST_LEVELS = 3
+"""Of Heun's method: a start, an end and 0."""
 
 
 class Stepped(nn.Module):
@@ -89,13 +100,15 @@ class Diffusion:
         error: likewise.
         noise: ``private`` or ``shared``.
         count: how many samples show what the global model draws; 0 for none.
-        sampling_steps: of DDIM for each of them.
+        sampling_steps: of the sampler for each of them; Heun's are levels, the last one 0, of which it asks the
+            network 2 S - 3 times.
         conditional: whether networks are told the class of each image, of as many as the data have; samples are then of
             the classes in turn.
+        sampler: ``ddim``, ``ddpm`` or ``heun``.
 
     Raises:
-        FedsimError: unknown schedule or parameter, prediction and schedule that exclude each other, or more sampling
-            steps than the schedule has.
+        FedsimError: unknown schedule, sampler or parameter, prediction and schedule that exclude each other, more
+            sampling steps than the schedule has, or fewer than three for Heun's method.
     """
 
     schedule: Mapping[str, Any] | None = None
@@ -107,6 +120,7 @@ class Diffusion:
     count: int = 16
     sampling_steps: int = 50
     conditional: bool = False
+    sampler: Integrator = "ddim"
 
     objective: ClassVar[str] = "denoising"
     metrics: ClassVar[tuple[str, ...]] = ("loss",)
@@ -122,6 +136,15 @@ class Diffusion:
                 self.sampling_steps,
                 f"the schedule has {steps} steps",
                 f"Take 1 to {steps}",
+            )
+        if self.sampler not in get_args(Integrator):
+            raise unknown("task diffusion: sampler", self.sampler, get_args(Integrator))
+        if self.sampler == "heun" and self.sampling_steps < LEAST_LEVELS:
+            raise invalid(
+                "task diffusion: sampling_steps",
+                self.sampling_steps,
+                "Heun's method goes by levels, of which a start, an end and 0 are three",
+                f"Take {LEAST_LEVELS} or more, or another sampler",
             )
 
     @property
@@ -238,19 +261,31 @@ class Diffusion:
     def samples(
         self, network: nn.Module, input_shape: InputShape, *, seed: int, count: int | None = None
     ) -> Tensor | None:
-        """By DDIM, with each estimate kept in [-1, 1]; the noise it starts from is of the seed alone."""
+        """By the sampler, with each estimate kept in [-1, 1]; the noise is of the seed alone."""
         wanted = self.count if count is None else count
         if not wanted:
             return None
         if not isinstance(network, Stepped) or bool(network.classes) != self.conditional:
             raise FedsimError("task diffusion: samples need a network that Diffusion.build has made for this task.")
-        schedule = self.goal.schedule
         generator = seeding.generator(seed, "samples")
         start = torch.randn(wanted, *input_shape, generator=generator).to(next(network.parameters()).device)
         labels = torch.arange(wanted) % network.classes if self.conditional else None
         estimate = self._denoiser(network.eval(), labels, bound=1.0)
-        found = ddim(estimate, schedule, start, schedule.spaced(self.sampling_steps).flip(0))
+        found = self._sampled(estimate, start, seeded_noise(seeding.generator(seed, "samples", "noise")))
         return ((found + 1) / 2).clamp(0, 1).cpu()
+
+    def _sampled(self, estimate: Denoiser, start: Tensor, noise: Noise) -> Tensor:
+        """Images in [-1, 1] from standard normal numbers, by the sampler."""
+        schedule = self.goal.schedule
+        if self.sampler == "heun":
+            top = highest(schedule)
+            levels = karras(self.sampling_steps, torch.full((1,), top), float(schedule.levels[0]))[:, 0]
+            # As noisy as the schedule has it there: images are about as wide as 1
+            return heun(at_levels(estimate, schedule), math.sqrt(1 + top**2) * start, levels)
+        steps = schedule.spaced(self.sampling_steps).flip(0)
+        if self.sampler == "ddim":
+            return ddim(estimate, schedule, start, steps)
+        return ddpm(estimate, schedule, start, steps, noise)
 
     def generated(
         self, answer: Callable[[Tensor], Tensor], latents: Tensor, count: int, labels: Tensor | None = None

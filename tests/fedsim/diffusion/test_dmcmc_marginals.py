@@ -1,6 +1,6 @@
 """The marginals of long chains of denoising MCMC, by Kolmogorov and Smirnov, on draws far enough apart in time.
 
-All chains begin at one mode and one level, so that what fits afterwards is what the chain has found.
+In the plane all chains begin at one mode and one level, so that what fits afterwards is what they have found.
 """
 
 from __future__ import annotations
@@ -53,7 +53,20 @@ PLANE = Case(
 )
 
 
-def visited(case: Case, rule: LevelRule, *, drift: float = 1.0) -> tuple[Tensor, Tensor]:
+def exact(case: Case) -> Chains:
+    """Chains that are where they should be, as many at each mode, since in many dimensions they stay at theirs."""
+    k = torch.randint(len(case.levels), (case.chains,), generator=_generator("exact levels"))
+    modes = case.mixture.modes.repeat(case.chains // len(case.mixture.modes), 1)
+    spread = (case.mixture.s**2 + case.levels[k].square()).sqrt()[:, None]
+    return Chains(modes + spread * seeded_noise(_generator("exact"))(modes), case.levels[k])
+
+
+def one_place(case: Case) -> Chains:
+    """Chains at one mode and the lowest level."""
+    return Chains(case.mixture.modes[:1].expand(case.chains, -1), case.levels[-1:].expand(case.chains))
+
+
+def visited(case: Case, rule: LevelRule, *, drift: float = 1.0, begun: Chains | None = None) -> tuple[Tensor, Tensor]:
     """Images [draws, chains, d] and indices of levels [draws, chains]; the score multiplied by ``drift``."""
     known, levels = case.mixture, case.levels
 
@@ -61,7 +74,7 @@ def visited(case: Case, rule: LevelRule, *, drift: float = 1.0) -> tuple[Tensor,
         return y + drift * (known.denoise(y, level) - y)
 
     joint, noise = Joint(denoise, known.log_levels(levels), levels, rule), seeded_noise(_generator("moves"))
-    chains = Chains(known.modes[:1].expand(case.chains, -1), levels[-1:].expand(case.chains))
+    chains = begun or one_place(case)
     images, indices = [], []
     for step in range(case.burn_in + case.apart * (case.draws - 1) + 1):
         if step:
@@ -107,3 +120,26 @@ def test_a_wrong_draw_of_the_level_is_found_out() -> None:
     sharp = drawn(_generator("levels"))
     assert fits(PLANE, *visited(PLANE, lambda logits: sharp(2 * logits)))[1] < 1e-3
     assert fits(PLANE, *visited(PLANE, likeliest))[1] < 1e-6
+
+
+SPACE = Case(
+    Mixture(torch.randn(3, 784, generator=_generator("modes"), dtype=torch.float64), 0.1),
+    geometric(60, 0.2, 2.0),
+    step_size=0.005,
+    burn_in=40,
+    apart=1,
+    chains=999,
+    draws=1,
+)
+
+
+@pytest.mark.parametrize("likely", [True, False], ids=["likeliest", "drawn"])
+def test_in_many_dimensions_either_rule_keeps_the_marginals(likely: bool) -> None:
+    """In 784 of them levels move too slowly to be found by the chain: it begins where it should stay, and moves."""
+    rule = likeliest if likely else drawn(_generator("levels"))
+    begun = exact(SPACE)
+    images, indices = visited(SPACE, rule, begun=begun)
+    assert float((images[0] - begun.x).square().mean().sqrt()) > 0.4
+    assert min(fits(SPACE, images, indices)) > 0.01
+    for drift in (0.0, 2.0):
+        assert fits(SPACE, *visited(SPACE, rule, begun=begun, drift=drift))[1] < 1e-6

@@ -106,6 +106,31 @@ def test_samples_of_a_network_that_knows_the_image_are_that_image() -> None:
     assert task(count=0).samples(Stepped(Knowing()), (1, 4, 4), seed=0) is None
 
 
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_samplers_draw_what_was_learned(schedule: str) -> None:
+    """Of Gaussian data, with the best network of it: each sampler's deviation is that of the data."""
+    drawn = {}
+    for sampler, steps in {"ddim": 200, "ddpm": 200, "heun": 30}.items():
+        table = {"name": schedule, "steps": 1000}
+        one = task(schedule=table, prediction="v", sampler=sampler, sampling_steps=steps)
+        scales, asked = one.goal.schedule.scales, []
+
+        class Best(Toy):
+            def forward(self, x: Tensor, t: Tensor, scales: Any = scales, asked: list[int] = asked) -> Tensor:
+                asked.append(int(t[0]))
+                a, b = scales(t, x)
+                return a * b * (1 - 0.25**2) * x / ((a * 0.25) ** 2 + b**2)
+
+        found = one.samples(Stepped(Best()), (1, 16, 16), seed=0, count=20)
+        assert found is not None
+        assert float(found.std() * 2) == pytest.approx(0.25, rel=0.1)
+        assert float(found.mean()) == pytest.approx(0.5, abs=0.01)
+        assert len(asked) == (2 * steps - 3 if sampler == "heun" else steps)
+        drawn[sampler] = found
+    assert not torch.allclose(drawn["ddim"], drawn["ddpm"], atol=0.05)
+    assert not torch.equal(drawn["ddim"], drawn["heun"])
+
+
 @pytest.mark.parametrize(
     ("parameters", "words"),
     [
@@ -116,6 +141,8 @@ def test_samples_of_a_network_that_knows_the_image_are_that_image() -> None:
         ({"zero_terminal": True}, ["prediction", "'v'"]),
         ({"noise": "open"}, ["noise", "private"]),
         ({"count": -1}, ["count = -1"]),
+        ({"sampler": "huen"}, ["sampler", "'heun'"]),
+        ({"sampler": "heun", "sampling_steps": 2}, ["sampling_steps = 2", "3 or more"]),
         ({"shedule": {}}, ["shedule", "'schedule'"]),
     ],
 )
