@@ -19,9 +19,9 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from experiments.reproduce.dmcmc_cells import Cell, cells, draw, likeness, settings
+from experiments.reproduce.dmcmc_cells import STEP_SIZE, Cell, cells, draw, likeness, settings
 from experiments.reproduce.dmcmc_models import Model, classifier_loss, federation, in_range, opened, own_images
-from experiments.reproduce.dmcmc_page import name, page
+from experiments.reproduce.dmcmc_page import name, of_step_size, page
 from experiments.reproduce.dmcmc_picture import curves, gallery
 from server.features import classifier_features, scaled
 from server.quality import Quality
@@ -44,8 +44,8 @@ def main() -> None:
     if not options.page:
         federation(options.run)
         measure(options, path, done)
-    (options.out / f"{NAME}.md").write_text(page(done))
-    curves(done, options.out / f"{NAME}.png")
+    (options.out / f"{NAME}.md").write_text(page(done, options.step_size))
+    curves(of_step_size(done, options.step_size), options.out / f"{NAME}.png")
     gallery(shown(options.models), options.out / "images" / f"{NAME}.png")
 
 
@@ -58,7 +58,7 @@ def measure(options: argparse.Namespace, path: Path, done: list[Record]) -> None
         done: what it holds.
     """
     chain = Cell("heun", 10, chain=True, step_size=options.step_size, outputs=options.outputs)
-    todo = [*settings(chain), *cells(chain, options.seeds)]
+    todo = [*settings(), *cells(chain, options.seeds)]
     known = [record["cell"] for record in done]
     missing = [cell for cell in todo if cell.key() not in known]
     if not missing:
@@ -139,7 +139,7 @@ def _options(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--training", type=int, default=3_000, help="steps of training of that classifier")
     parser.add_argument("--images", type=int, default=1_000, help="drawn in each cell, and real ones to compare with")
     parser.add_argument("--seeds", type=int, default=3, help="of each way and number of calls")
-    parser.add_argument("--step-size", type=float, default=0.2, help="of the chain")
+    parser.add_argument("--step-size", type=float, default=STEP_SIZE, help="of the chain")
     parser.add_argument("--outputs", type=int, default=5, help="images of each chain")
     parser.add_argument("--page", action="store_true", help="draw nothing, write the page of what is there")
     return parser.parse_args(given)

@@ -18,11 +18,10 @@ MEASURES = {"frechet_distance": "Frechet distance", "precision": "precision", "r
 
 def curves(records: Sequence[dict[str, Any]], path: Path) -> None:
     """A panel a measure, a line a way, dashed with the chain; the warm-up is not in it. Bars go over all seeds."""
-    test = [r for r in records if r["cell"] and r["cell"]["judge"] == "test"]
     made = Figure(figsize=(11, 3.8), layout="constrained")
     for panel, (measure, title) in zip(made.subplots(1, 3), MEASURES.items(), strict=True):
         for i, (way, label) in enumerate(WAYS.items()):
-            own = [r for r in test if name(r) == way]
+            own = [r for r in records if name(r) == way]
             calls = sorted({r["calls"] for r in own})
             found = [[r[measure] for r in own if r["calls"] == count] for count in calls]
             centres = np.array([fmean(values) for values in found])
@@ -53,10 +52,10 @@ def gallery(rows: Mapping[str, Tensor], path: Path) -> None:
     shown = {way: rows[way] for way in WAYS if way in rows}
     if not shown:
         return
-    made = Figure(figsize=(10, 0.62 * len(shown)), layout="constrained")
+    made = Figure(figsize=(10.6, 0.62 * len(shown)), layout="constrained")
     for panel, (way, images) in zip(np.atleast_1d(made.subplots(len(shown), 1)), shown.items(), strict=True):
         panel.imshow(np.concatenate(list(images[:, 0].numpy()), axis=1), cmap="gray", vmin=0, vmax=1)
         panel.set(xticks=[], yticks=[])
-        panel.set_ylabel(WAYS[way], rotation=0, ha="right", va="center", fontsize=8)
+        panel.set_ylabel(WAYS[way], rotation=0, ha="right", va="center", fontsize=7)
     path.parent.mkdir(parents=True, exist_ok=True)
     made.savefig(path, dpi=110)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from experiments import Experiment, run
 from experiments.reproduce import dmcmc
-from experiments.reproduce.dmcmc_cells import CALLS, Cell, cells, draw, how, likeness, settings
+from experiments.reproduce.dmcmc_cells import CALLS, STEP_SIZE, Cell, cells, draw, how, likeness, settings
 from experiments.reproduce.dmcmc_models import Model
 from experiments.reproduce.dmcmc_page import statements
 from fedsim.diffusion import SCHEDULES, Counted, at_levels
@@ -68,10 +68,10 @@ def test_images_are_of_the_data_and_of_the_seed(cell: Cell) -> None:
 
 def test_cells_differ_and_every_way_has_its_chain() -> None:
     found = list(cells(CHAIN, 2))
-    keys = [json.dumps(cell.key()) for cell in [*found, *settings(CHAIN)]]
+    keys = [json.dumps(cell.key()) for cell in [*found, *settings()]]
     assert len(set(keys)) == len(keys)
     assert {cell.judge for cell in found} == {"test"}
-    assert {cell.judge for cell in settings(CHAIN)} == {"validation"}
+    assert {cell.judge for cell in settings()} == {"validation"}
     for budget in CALLS:
         own = [cell for cell in found if cell.calls == budget]
         with_chain = {(cell.integrator, cell.churn, cell.seed) for cell in own if cell.chain}
@@ -95,8 +95,12 @@ def test_a_study_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.Mo
         "training": {"rounds": 1, "batch_size": 20, "learning_rate": 0.01, "ema": 0.5},
     })  # fmt: skip
     run(experiment, tmp_path / "run")
-    few = [Cell("ddim", 5), Cell("ddim", 5, chain=True, outputs=2), Cell("heun", 10, judge="validation")]
-    monkeypatch.setattr(dmcmc, "settings", lambda chain: few[2:])
+    few = [
+        Cell("ddim", 5),
+        Cell("ddim", 5, chain=True, outputs=2, step_size=STEP_SIZE),
+        Cell("heun", 10, judge="validation"),
+    ]
+    monkeypatch.setattr(dmcmc, "settings", lambda: few[2:])
     monkeypatch.setattr(dmcmc, "cells", lambda chain, seeds: few[:seeds])
     folders = {"--out": tmp_path / "out", "--run": tmp_path / "run", "--models": tmp_path}
     words = ["dmcmc", *(str(word) for pair in folders.items() for word in pair), "--images", "8", "--training", "1"]
