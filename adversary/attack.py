@@ -68,9 +68,26 @@ class Needs:
             count: observations of one victim given together.
             objective: what the clients train by; that of the plan by default.
         """
-        problems = []
         objective = objective or (plan.loss if plan is not None else None)
         drawn: frozenset[Grant] = self.objectives.get(objective, frozenset()) if objective else frozenset()
+        problems = self._not_inverted(kind, objective, examples)
+        if (self.single_step or drawn) and kind == "model":
+            problems += self._more_than_one_step(plan, examples)
+        for grant in sorted((self.grants | drawn) - granted):
+            problems.append(
+                f"It needs to know the {grant.replace('_', ' ')}, which the threat model withholds. "
+                f"Grant {grant!r} in the attack's knowledge or choose an attack that works without."
+            )
+        if self.plan and plan is None and kind == "model":
+            problems.append(
+                "It simulates the client's local steps, but no training plan was sent. "
+                "Send TrainingPlan(...).to_config() as train_config."
+            )
+        return problems + self._too_many_together(plan, examples, kind, count, drawn)
+
+    def _not_inverted(self, kind: Kind, objective: str | None, examples: int) -> list[str]:
+        """What is wrong with the update itself: its kind, its loss, how many examples it rests on."""
+        problems = []
         if kind not in self.kinds:
             wanted = " or ".join(sorted(self.kinds))
             remedy = "algorithm = 'fedsgd'" if "gradient" in self.kinds else "algorithm = 'fedavg'"
@@ -87,18 +104,13 @@ class Needs:
                 f"It needs an update of at most {_count(self.max_examples, 'example')}, "
                 f"but this one rests on {examples}. Lower batch_size or choose another attack."
             )
-        if (self.single_step or drawn) and kind == "model":
-            problems += self._more_than_one_step(plan, examples)
-        for grant in sorted((self.grants | drawn) - granted):
-            problems.append(
-                f"It needs to know the {grant.replace('_', ' ')}, which the threat model withholds. "
-                f"Grant {grant!r} in the attack's knowledge or choose an attack that works without."
-            )
-        if self.plan and plan is None and kind == "model":
-            problems.append(
-                "It simulates the client's local steps, but no training plan was sent. "
-                "Send TrainingPlan(...).to_config() as train_config."
-            )
+        return problems
+
+    def _too_many_together(
+        self, plan: TrainingPlan | None, examples: int, kind: Kind, count: int, drawn: frozenset[Grant]
+    ) -> list[str]:
+        """What is wrong with several observations of one victim."""
+        problems = []
         if drawn and count > 1:
             problems.append(
                 f"It knows the {' and '.join(sorted(drawn))} of one observation, but {count} were given. "

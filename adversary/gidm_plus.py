@@ -47,7 +47,7 @@ def gidm_plus(
 ) -> GidmPlus:
     """Find step, noise and image of one example; what the threat model grants of step and noise is taken from there.
 
-    In double precision throughout: in single precision searches for images and noise of 14x14 end nowhere.
+    It computes in double precision throughout, also where the client did not.
 
     Args:
         steps: how the step is found where it is not granted: ``readout``, exact for networks that embed it in a linear

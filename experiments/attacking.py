@@ -16,12 +16,13 @@ import torch
 
 from adversary.campaign import Campaign, refuse
 from experiments.campaigns import Unit, campaign_of, reconstruct_elsewhere, reconstruct_unit
-from experiments.config import AttackTable, attack_table, parameters
+from experiments.config import attack_table, parameters
 from experiments.experiment import Experiment
 from experiments.progress import Progress
 from experiments.report import write_report
 from experiments.report.pictures import strip
 from experiments.run_folder import RunFolder
+from experiments.tables import AttackTable
 from fedsim.errors import FedsimError, invalid
 from fedsim.protocol import Observation, Reconstruction
 from fedsim.transcript import Transcript

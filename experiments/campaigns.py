@@ -10,8 +10,8 @@ import numpy as np
 from adversary import ATTACKS
 from adversary.campaign import Campaign, refuse, resolve_clients, resolve_rounds
 from adversary.diffusion.classes import unreadable
-from experiments.config import AttackTable, Config
 from experiments.experiment import Experiment
+from experiments.tables import AttackTable, Config
 from fedsim.protocol import Kind, Observation, Reconstruction
 from fedsim.tasks import Draws
 

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from experiments import checkpoint, config
-from experiments.experiment import Experiment, found_device
+from experiments.experiment import Experiment
+from experiments.hardware import found_device
 from experiments.lessons import Lessons, Loss, learning_images, loss_of
 from experiments.run import AVERAGE
 from experiments.run_folder import RunFolder
@@ -26,7 +27,8 @@ from fedsim.diffusion import fold
 from fedsim.diffusion.student import Student, save_student
 from fedsim.diffusion.unets import UNet, build
 from fedsim.errors import FedsimError, invalid
-from fedsim.tasks.diffusion import Diffusion, Stepped
+from fedsim.tasks.diffusion import Diffusion
+from fedsim.tasks.stepped import Stepped
 
 
 def teacher_of(run: Path) -> tuple[Experiment, Diffusion, UNet]:

@@ -22,7 +22,8 @@ from clients import Environment, batches, client_app
 from clients.defences import DEFENCES, Checking, Defence, defence_mod
 from clients.faults import faults_mod
 from experiments import config as configuration
-from experiments.config import Config, Durations
+from experiments.hardware import found_device, has_bf16
+from experiments.tables import Config, Durations
 from fedsim import models
 from fedsim.data import DataSet, Images, Shards, load, partition
 from fedsim.data.holdout import hold_out
@@ -405,27 +406,3 @@ class Experiment:
         for defence in self.defences:
             if isinstance(defence, Checking):
                 defence.check(self.model(), self.plan)
-
-
-def found_device(field: str, name: str) -> torch.device:
-    """The device of a name.
-
-    Args:
-        field: that the name was given in, for the message.
-        name: such as ``cpu`` or ``cuda:1``.
-
-    Raises:
-        FedsimError: there is no such device here.
-    """
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise invalid(field, name, "there is no such device here", 'Use "cpu"') from error
-    return torch.device(name)
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether a device computes in bfloat16, rather than emulates it."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -13,9 +13,9 @@ import torch
 import fedsim
 from experiments import checkpoint, config
 from experiments.checkpoint import Checkpoint
-from experiments.config import Config
 from experiments.experiment import Experiment
 from experiments.run_folder import RunFolder
+from experiments.tables import Config
 from fedsim.errors import FedsimError
 
 MOST_CLIENTS = 400

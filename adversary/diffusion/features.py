@@ -23,7 +23,6 @@ SATISFIED = 1e-6
 EXPLAINED = 1e-13
 """At which a search ends: features read from a gradient in single precision are no better."""
 
-
 ROOM = 1.25
 """Features of a map, to pixels of the image, from which a map is taken to tell images apart."""
 

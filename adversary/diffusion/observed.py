@@ -13,7 +13,8 @@ from adversary.network import build, gradients_behind, mode_of, place
 from fedsim.diffusion import Objective
 from fedsim.errors import FedsimError
 from fedsim.protocol import Knowledge, Observation
-from fedsim.tasks.diffusion import Diffusion, Stepped
+from fedsim.tasks.diffusion import Diffusion
+from fedsim.tasks.stepped import Stepped
 
 
 class Told(nn.Module):

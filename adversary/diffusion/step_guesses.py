@@ -64,7 +64,7 @@ def _tried(seen: Observed, steps: int, seed: int, noise: Tensor | None) -> int:
     candidates = list(range(0, steps, stride))
     while candidates:
         for t in candidates:
-            problem = Unknowns(seen, torch.tensor([t]), seed, noise=noise)
+            problem = Unknowns(seen, torch.tensor([t], device=seen.like.device), seed, noise=noise)
             losses[t] = Solver(SHORT, tolerance=1e-10).solve(problem, LBFGS(line_search=True, history=30)).loss
         best = min(losses, key=losses.__getitem__)
         stride //= 2

@@ -117,4 +117,4 @@ def _first_layer(network: nn.Module, gradients: Mapping[str, Tensor]) -> tuple[T
         raise FedsimError(
             f"gradients: {missing} are absent, from which the step is read. Observe the time network too."
         )
-    return gradients[f"{layer}.weight"].double(), gradients[f"{layer}.bias"].double()
+    return gradients[f"{layer}.weight"].double().cpu(), gradients[f"{layer}.bias"].double().cpu()

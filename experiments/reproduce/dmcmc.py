@@ -20,9 +20,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from experiments.reproduce.dmcmc_cells import STEP_SIZE, Cell, cells, draw, likeness, settings
-from experiments.reproduce.dmcmc_models import Model, classifier_loss, federation, in_range, opened, own_images
+from experiments.reproduce.dmcmc_models import Model, classifier_loss, in_range, opened, own_images
 from experiments.reproduce.dmcmc_page import name, of_step_size, page
 from experiments.reproduce.dmcmc_picture import curves, gallery
+from experiments.reproduce.long_federation import FOLDER, federation
 from server.features import classifier_features, scaled
 from server.quality import Quality
 
@@ -134,7 +135,7 @@ def _add(path: Path, done: list[Record], record: Record) -> None:
 def _options(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/results"), help="folder of the results")
-    parser.add_argument("--run", type=Path, default=Path("runs/federated-diffusion"), help="folder of the federation")
+    parser.add_argument("--run", type=Path, default=FOLDER, help="folder of the federation")
     parser.add_argument("--models", type=Path, default=Path("runs") / NAME, help="folder of the classifier of levels")
     parser.add_argument("--training", type=int, default=3_000, help="steps of training of that classifier")
     parser.add_argument("--images", type=int, default=1_000, help="drawn in each cell, and real ones to compare with")

@@ -10,7 +10,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from experiments import Experiment, run
+from experiments import Experiment
 from experiments.distilling import teacher_of
 from fedsim import seeding
 from fedsim.diffusion import Denoiser, Schedule, at_levels, denoiser, seeded_noise
@@ -26,7 +26,6 @@ from fedsim.diffusion.levels import geometric, highest
 from fedsim.errors import invalid
 
 CONSOLE = Console(stderr=True)
-CONFIG = Path(__file__).parents[1] / "configs" / "federated-diffusion.toml"
 
 LEVELS, LOWEST, HIGHEST = 1000, 0.02, 80.0
 """Noise levels of the chain, for images in [-1, 1]. The cosine schedule of 1000 steps ends at a level of 20,291, which
@@ -49,12 +48,6 @@ class Model:
     schedule: Schedule
     steps: Denoiser
     joint: Joint
-
-
-def federation(folder: Path) -> None:
-    """Train the federation that the model comes of, unless its run is finished; one that was cut off goes on."""
-    if not (folder / "report.html").is_file():
-        run(Experiment.load(CONFIG), folder, resume=True)
 
 
 def opened(folder: Path, weights: Path, *, steps: int) -> Model:

@@ -16,11 +16,12 @@ from typing import Any
 
 from PIL import Image
 
-from experiments import Experiment, run
+from experiments import Experiment
 from experiments.compare.grid import Job, grid, jobs
 from experiments.compare.running import finished
 from experiments.report.records import SAMPLES
 from experiments.reproduce.federated_diffusion_page import MAIN, PARTITIONS, PICTURED, TOLD, write_page
+from experiments.reproduce.long_federation import FOLDER, RUNS, federation
 from experiments.reproduce.studies import arguments, carry_out
 from experiments.run_folder import RunFolder, read
 
@@ -41,9 +42,9 @@ CELLS: Mapping[str, tuple[str, ...]] = {
 def main() -> None:
     """Run what is missing, and write records, pictures and page of what is there."""
     options = arguments(__doc__ or "", NAME, _configure)
-    folder = options.run or options.runs / MAIN
-    if not options.page and not finished(folder):
-        run(Experiment.load(CONFIGS / "federated-diffusion.toml", options.set), folder, quiet=False, resume=True)
+    folder = options.run or options.runs / FOLDER.relative_to(RUNS)
+    if not options.page:
+        federation(folder, options.set, quiet=False)
     remember(options.out, {(MAIN, 0): folder}, options.set)
     for todo in planned(options.runs, options.seeds, options.told_seeds, options.set):
         carry_out(list(todo.values()), options)

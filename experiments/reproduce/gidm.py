@@ -266,7 +266,7 @@ def _data() -> DataSet:
 def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--victims", type=int, default=8, help="of fresh networks, and as many of the trained one")
     parser.add_argument("--training", type=int, default=3_000, help="steps of training of the model")
-    parser.add_argument("--distilling", type=int, default=800, help="steps of training of the student")
+    parser.add_argument("--distilling", type=int, default=400, help="steps of training of the student")
     parser.add_argument("--models", type=Path, default=Path("runs") / NAME, help="folder of the trained model")
     parser.add_argument("--page", action="store_true", help="run nothing; write the page of what there is")
 

@@ -17,7 +17,8 @@ Made by `make reproduce-gidm-plus` (`python -m experiments.reproduce.gidm_plus`)
 test images from the 65th on, one image a gradient; UNets of the widths given, v-prediction, 16 steps of the sigmoid
 schedule; clients compute in single precision. **Set D: neither the noise nor the step is known**, nothing is granted.
 `fresh` victims have weights of their own, `trained` ones those of a model after some minutes of training on the
-training split. Steps go up from victim to victim, from 0 to 15 over eight.
+training split. Steps go up from victim to victim, from 0 to 15 over eight. Below is what has been run; a column says on
+how many victims.
 
 - `gidm_plus` reads the step from the time embedding's gradient. Then, where a convolution of the network has as many
   output channels as positions, what it was fed follows from its gradient in closed form, and from that the noisy image

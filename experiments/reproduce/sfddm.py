@@ -17,6 +17,7 @@ from torch import Tensor
 
 from experiments.distilling import teacher_of
 from experiments.experiment import Experiment
+from experiments.reproduce.long_federation import FOLDER, federation
 from experiments.reproduce.sfddm_cells import (
     CONSOLE,
     FIRST,
@@ -24,7 +25,6 @@ from experiments.reproduce.sfddm_cells import (
     Cell,
     after_one_epoch,
     drawn,
-    federation,
     keep,
     kept,
     sampler,
@@ -149,7 +149,7 @@ def _rounded(numbers: Tensor) -> list[float]:
 def _options(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/results"), help="folder of the results")
-    parser.add_argument("--run", type=Path, default=Path("runs/federated-diffusion"), help="folder of the federation")
+    parser.add_argument("--run", type=Path, default=FOLDER, help="folder of the federation")
     parser.add_argument("--models", type=Path, default=Path("runs") / NAME, help="folder of students and samples")
     parser.add_argument("--steps", type=int, nargs="+", default=list(FEW), help="of the students")
     parser.add_argument("--updates", type=int, default=256, help="of each student")

@@ -12,7 +12,6 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from experiments import Experiment, run
 from experiments.distilling import distill, teacher_of
 from experiments.lessons import Lessons
 from fedsim import seeding
@@ -20,7 +19,6 @@ from fedsim.diffusion import ddim, denoiser
 from fedsim.diffusion.student import load_student
 
 CONSOLE = Console(stderr=True)
-CONFIG = Path(__file__).parents[1] / "configs" / "federated-diffusion.toml"
 BATCH = 64
 FIRST = 64
 """Starts by which a student is judged after its first epoch."""
@@ -74,12 +72,6 @@ def students(few: tuple[int, ...], updates: int, *, images: int) -> list[Cell]:
         for n, led in zip(few, by_trajectory, strict=True)
         for lessons in (led, replace(perfect, steps=n), replace(published, steps=n))
     ]
-
-
-def federation(folder: Path) -> None:
-    """Train the federation whose model is the teacher, unless its run is finished; one that was cut off goes on."""
-    if not (folder / "report.html").is_file():
-        run(Experiment.load(CONFIG), folder, resume=True)
 
 
 def starts(count: int, shape: tuple[int, ...], seed: int) -> Tensor:

@@ -41,6 +41,7 @@ from fedsim.diffusion.objective import Error
 from fedsim.errors import FedsimError, invalid, unknown
 from fedsim.models import InputShape
 from fedsim.tasks import TASKS
+from fedsim.tasks.stepped import Stepped, above
 from fedsim.tasks.task import Draws, Normalisation, Occasion
 
 LEAST_SHARE = 0.01
@@ -48,39 +49,6 @@ LEAST_SHARE = 0.01
 
 LEAST_LEVELS = 3
 """Of Heun's method: a start, an end and 0."""
-
-
-class Stepped(nn.Module):
-    """A network of images and steps, and of classes if it is told them, as one of a single tensor.
-
-    Args:
-        network: answers ``network(x, t)``; with classes ``network(x, t, labels)``.
-        classes: how many it knows; 0 if it is told none.
-    """
-
-    def __init__(self, network: nn.Module, classes: int = 0) -> None:
-        super().__init__()
-        self.network = network
-        self.classes = classes
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """The answer [B, C, H, W] to noisy images above their step, [B, C + 1, H, W], or that and their class below.
-
-        Raises:
-            FedsimError: a label is no class of the network.
-        """
-        planes = 2 if self.classes else 1
-        told = inputs[:, -planes:, 0, 0].long().unbind(1)
-        try:
-            answer: Tensor = self.network(inputs[:, :-planes], *told)
-        except IndexError as error:  # an embedding's; the labels themselves cannot be looked at inside of vmap
-            if not self.classes:
-                raise
-            raise FedsimError(
-                f"task diffusion: a label is none of the {self.classes} classes of the network, 0 to "
-                f"{self.classes - 1}. Correct the labels of the data."
-            ) from error
-        return answer
 
 
 @TASKS.register("diffusion")
@@ -194,7 +162,7 @@ class Diffusion:
         told = [torch.zeros(2), *([torch.tensor([0, classes - 1])] if self.conditional else [])]
         try:
             with torch.no_grad():
-                answer = network(_above(images, *told))
+                answer = network(above(images, *told))
         except (RuntimeError, ValueError, TypeError) as error:
             raise FedsimError(
                 f"diffusion network {name!r} cannot take images of shape {list(input_shape)} and their steps"
@@ -236,7 +204,7 @@ class Diffusion:
             raise FedsimError(f"task diffusion: the {missing} of the batch are not known. Give them, or guess them.")
         noise, t = draws.noise.to(inputs.device), draws.steps.to(inputs.device)
         x, wanted = self.goal.posed(inputs, noise.to(inputs.dtype), t)
-        return _above(x, t, *self._told(labels, x)), _above(wanted, self.goal.weights(t, inputs))
+        return above(x, t, *self._told(labels, x)), above(wanted, self.goal.weights(t, inputs))
 
     def _told(self, labels: Tensor | None, images: Tensor) -> list[Tensor]:
         """The labels of images, if the network is told any; on their device."""
@@ -302,7 +270,7 @@ class Diffusion:
         """The images of these classes, if any, that a network of one tensor sees in noisy ones."""
 
         def of_two(x: Tensor, t: Tensor) -> Tensor:
-            return answer(_above(x, t, *self._told(labels, x)))
+            return answer(above(x, t, *self._told(labels, x)))
 
         return denoiser(of_two, self.goal.schedule, self.prediction, bound=bound)
 
@@ -312,9 +280,3 @@ class Diffusion:
             return "evaluation", "step", occasion.step, "noise"
         shared = ("round", occasion.round, "step", occasion.step, "noise")
         return shared if self.noise == "shared" else ("client", occasion.client, *shared)
-
-
-def _above(images: Tensor, *numbers: Tensor) -> Tensor:
-    """Images [B, C, H, W] with numbers each, [B], in planes below them: [B, C + 1, H, W] with one of them."""
-    planes = [n.to(images.dtype).view(-1, 1, 1, 1).expand(-1, 1, *images.shape[2:]) for n in numbers]
-    return torch.cat([images, *planes], dim=1)
