@@ -30,6 +30,7 @@ def traced(function: F, *examples: Tensor) -> fx.GraphModule:
         function: of tensors; every tensor that it takes from elsewhere becomes a constant.
         examples: of its arguments.
     """
+    _start_autograd()
     module = make_fx(function)(*examples)
     module.graph.eliminate_dead_code()
     if not any(_must_stay(node) for node in module.graph.nodes):
@@ -38,6 +39,17 @@ def traced(function: F, *examples: Tensor) -> fx.GraphModule:
         module.graph.eliminate_dead_code()
     module.recompile()
     return module
+
+
+def _start_autograd() -> None:
+    """Have a derivative computed outside of tracing first.
+
+    A process whose first one is computed under ``make_fx`` starts PyTorch's threads for devices even where there are
+    none; processes forked from it afterwards, such as the local engine's workers, could compute no gradient.
+    """
+    with torch.enable_grad():
+        leaf = torch.zeros((), requires_grad=True)
+        torch.autograd.grad(leaf * 2, leaf)
 
 
 def _must_stay(node: fx.Node) -> bool:

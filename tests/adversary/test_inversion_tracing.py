@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import torch
 from torch import Tensor
 from torch.func import grad, grad_and_value, vmap
@@ -112,3 +115,24 @@ def test_functions_that_write_or_draw_are_left_as_they_are() -> None:
         return torch.rand_like(x) - torch.rand_like(x)
 
     assert traced(drawing, torch.rand(3))(x).abs().max() > 0
+
+
+FORKING = """
+import os, sys, torch
+from torch.func import grad
+from adversary.inversion.tracing import traced
+
+traced(lambda x: grad(lambda y: y.square().sum())(x), torch.rand(3))
+child = os.fork()
+if child == 0:
+    leaf = torch.ones((), requires_grad=True)
+    (leaf * 2).backward()
+    os._exit(0 if leaf.grad == 2 else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_processes_forked_afterwards_can_compute_gradients() -> None:
+    """In a process of its own, whose first derivative is the traced one."""
+    ended = subprocess.run([sys.executable, "-c", FORKING], check=False, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
