@@ -9,11 +9,12 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
 from adversary.attack import ATTACKS, ONE_GRADIENT, Needs, Progress, check
+from adversary.diffusion.given_away import image_given_away
 from adversary.diffusion.prior import generator_of
 from adversary.diffusion.problems import Latents, Onwards
 from adversary.diffusion.steps import with_steps
@@ -30,7 +31,10 @@ from adversary.inversion import (
     Solver,
 )
 from adversary.labels import optimised
+from fedsim.errors import unknown
 from fedsim.protocol import Knowledge, Observation, Reconstruction
+
+Start = Literal["latents", "features"]
 
 EXPLAINED = 1e-3
 """Relative squared gap to the gradient below which no further start is tried."""
@@ -40,6 +44,7 @@ EXPLAINED = 1e-3
 def gidm(
     *,
     prior: str = "global",
+    start: Start = "latents",
     latent_iterations: int = 2_500,
     iterations: int = 5_000,
     restarts: int = 1,
@@ -58,6 +63,9 @@ def gidm(
         prior: the model that makes images of latents: ``global``, the one that the victim was sent; ``random``, fresh
             weights; the path of a safetensors file with the state of another one of the same layout; the folder of a
             student of ``fedsim distill``; or ``none``, to search the pixels alone, from noise.
+        start: what the first of the restarts begins with: ``latents``, the first search; or ``features``, not of the
+            paper: the image that the gradient of one example gives away where some layer has as many channels as
+            positions (``adversary.diffusion.features``), which takes the place of the first search, and else nothing.
         latent_iterations: of the first search.
         iterations: of the second one; 0 to leave it out.
         restarts: starting points, of each of which both searches are begun, until the pixels explain the gradient, as
@@ -72,7 +80,12 @@ def gidm(
             steps, in the box of valid images, for which a learning rate of 0.1 is usual; or ``lbfgs``, as in DLG.
         tolerance: objective at which a search ends.
         save_memory: keep one call of the prior in memory at a time.
+
+    Raises:
+        FedsimError: the start is not known.
     """
+    if start not in get_args(Start):
+        raise unknown("gidm: start", start, get_args(Start))
     pixels: dict[str, Optimiser] = {
         "adam": Adam(learning_rate, boxed=False),
         "sign_adam": SignAdam(learning_rate),
@@ -93,6 +106,7 @@ def gidm(
             requires=Needs(single_step=True, objectives={"denoising": ONE_GRADIENT["denoising"] - {"steps"}}),
         ),
         save_memory=save_memory,
+        features=start == "features",
     )
 
 
@@ -108,6 +122,7 @@ class Gidm:
         second: the search for pixels, with the budget and the number of starts of the attack.
         latent_draws: latents of which the best is a start of the first search.
         save_memory: see ``generator``.
+        features: whether the second search begins at the image that the gradient gives away, if it does.
     """
 
     prior: str
@@ -117,6 +132,7 @@ class Gidm:
     second: Inversion
     latent_draws: int = 1
     save_memory: bool = False
+    features: bool = False
 
     @property
     def needs(self) -> Needs:
@@ -136,17 +152,32 @@ class Gidm:
         began = time.monotonic()
         knowledge = with_steps(knowledge, observations[0])
         problem = self.second.problem(observations, knowledge, seed=seed, device=device)
-        solver, optimiser = self.second.solver, self.second.optimiser
+        image = image_given_away(observations[0], knowledge, seed=seed, device=device) if self.features else None
+        begun = problem if image is None else Onwards(problem, image)
         if self.prior == "none" or not self.first.iterations:
-            solution = solver.solve(problem, optimiser, progress)
+            solver = replace(self.second.solver, seconds=self._left(began))
+            solution = solver.solve(begun, self.second.optimiser, progress)
         else:
-            solution = self._starts(problem, observations[0], began, progress)
+            solution = self._starts(begun, problem, observations[0], began, progress)
         return replace(Inversion.result(problem, solution, observations[0]), seconds=time.monotonic() - began)
 
+    def _left(self, began: float) -> float | None:
+        """Seconds of the budget."""
+        seconds = self.second.solver.seconds
+        return None if seconds is None else max(0.0, seconds - (time.monotonic() - began))
+
     def _starts(
-        self, problem: InversionProblem, observation: Observation, began: float, progress: Progress | None
+        self,
+        begun: InversionProblem | Onwards,
+        problem: InversionProblem,
+        observation: Observation,
+        began: float,
+        progress: Progress | None,
     ) -> Solution:
-        """Both searches, from one start after the other until an image explains the gradient; the best of all."""
+        """Both searches, from one start after the other until an image explains the gradient; the best of all.
+
+        The first one is of pixels alone if there is an image to begin at.
+        """
         make = generator_of(
             self.prior,
             observation,
@@ -159,12 +190,16 @@ class Gidm:
         solver = self.second.solver
         best, done = Solution(None, math.inf, (), 0, "seconds"), 0
         for start in range(solver.restarts):
-            left = None if solver.seconds is None else solver.seconds - (time.monotonic() - began)
+            left = self._left(began)
             if start and left is not None and left <= 0:
                 break
-            # A search that is begun anew after it has diverged takes one of the numbers between those of two starts.
-            latents = Latents(problem, make, self.latent_draws, start * (1 + self.first.retries))
-            found = self._both(latents, left, _after(done, best.loss, progress))
+            told = _after(done, best.loss, progress)
+            if start == 0 and isinstance(begun, Onwards):
+                found = replace(solver, restarts=1, seconds=left).solve(begun, self.second.optimiser, told)
+            else:
+                # A search begun anew after it has diverged takes one of the numbers between those of two starts.
+                latents = Latents(problem, make, self.latent_draws, start * (1 + self.first.retries))
+                found = self._both(latents, left, told)
             done += found.iterations
             if found.loss < best.loss or best.candidate is None:
                 best = found

@@ -60,6 +60,7 @@ def noisy_image(
     shape: tuple[int, ...],
     *,
     seed: int,
+    first: Tensor | None = None,
     starts: int = 3,
     evaluations: int = 1_500,
 ) -> Seen | None:
@@ -73,7 +74,8 @@ def noisy_image(
         ask: how it is asked.
         gradients: of one example's loss, by parameter name.
         shape: of the noisy image, [1, C, H, W].
-        seed: of the starts; the first is the image of zeros.
+        seed: of the starts after the first.
+        first: the first start; the image of zeros if it is not given.
         starts: of the search at most, until one explains the features.
         evaluations: of the part of the network, for each start.
 
@@ -86,7 +88,8 @@ def noisy_image(
     for layer in _wide_enough(readable(network, inputs), inputs, math.prod(shape)):
         features = read_features(network, gradients, layer, inputs[layer])
         if features is not None:
-            return _searched(network, ask, features, shape, like, seed, starts, evaluations)
+            start = torch.zeros(shape) if first is None else first
+            return _searched(network, ask, features, start.to(like), seed, starts, evaluations)
     return None
 
 
@@ -94,18 +97,17 @@ def _searched(
     network: nn.Module,
     ask: Ask,
     features: Features,
-    shape: tuple[int, ...],
-    like: Tensor,
+    first: Tensor,
     seed: int,
     starts: int,
     evaluations: int,
 ) -> Seen:
-    wanted = features.values.to(like)
+    wanted = features.values.to(first)
     best: Seen | None = None
     for attempt in range(starts):
         draws = seeding.generator(seed, "attack", "features", attempt)
-        start = torch.randn(shape, generator=draws) if attempt else torch.zeros(shape)
-        noisy, gap = _descended(network, ask, features.layer, wanted, start.to(like), evaluations)
+        start = torch.randn(first.shape, generator=draws).to(first) if attempt else first
+        noisy, gap = _descended(network, ask, features.layer, wanted, start, evaluations)
         if best is None or gap < best.gap:
             best = Seen(noisy, features.layer, features.doubt, gap)
         if best.gap < SATISFIED:

@@ -99,6 +99,7 @@ def tasks_of(victims: int, prior: Path) -> Iterator[NoiseTask]:
         for state in ("trained", "fresh"):
             make = functools.partial(_task, victim=victim, t=t, state=state, prior=prior)
             yield make("gidm", "gidm", gidm)
+            yield make("gidm, from features", "gidm", gidm | {"start": "features"})
             yield make("pixels", "gidm", PIXELS | {"prior": "none"})
             yield make("dlg", "dlg", {"iterations": ITERATIONS, "restarts": STARTS})
             yield make("inverting_gradients", "inverting_gradients", {"iterations": ITERATIONS})

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from experiments.reproduce.gidm_picture import ROWS
 from experiments.reproduce.updates import interval
 
 Record = dict[str, Any]
@@ -28,7 +29,9 @@ when the relative squared gap to the gradient is below 1e-9 and begin a second t
 above 1e-3; and by signed Adam from one start in `inverting_gradients`, whose objective does not tell. In each
 start `gidm` first draws 64 latents, takes the one whose image, by four steps of DDIM, explains the gradient best, and
 improves it by 20 iterations of Adam at 0.1; its search of pixels begins at the image found. `pixels` is that search
-alone, from noise.{once}
+alone, from noise. `gidm, from features` is not the paper's: in its first start the search of pixels begins at the image
+that the gradient gives away in closed form (`start = "features"`; see
+[attacks.md](../attacks.md#nothing-granted-gidm_plus)), and the prior is not asked.{once}
 
 {tuned}
 
@@ -69,7 +72,7 @@ def write_page(folder: Path, name: str, records: Sequence[Record], *, training: 
     methods = [record for record in records if not record["variant"]]
     text = [HEAD.format(training=f"{training:,}", grey=grey, tuned=TUNED, once=_once(methods))]
     if (folder / f"{name}.png").exists():
-        rows = "the truth; the first search of `gidm`; `gidm`; `pixels`; `dlg`; `inverting_gradients`"
+        rows = "the truth; the first search of `gidm`; " + "; ".join(f"`{method}`" for method in ROWS[1:])
         text.append(f"![Trained victims, one a column]({name}.png)\n\nTrained victims, one a column. Rows: {rows}.")
     for state in dict.fromkeys(record["state"] for record in methods):
         own = [record for record in methods if record["state"] == state]

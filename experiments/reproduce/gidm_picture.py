@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from experiments.report.pictures import grid
 from experiments.reproduce.victims import Task
 
-ROWS = ("gidm/first/four steps", "gidm", "pixels", "dlg", "inverting_gradients")
+ROWS = ("gidm/first/four steps", "gidm", "gidm, from features", "pixels", "dlg", "inverting_gradients")
 """Of the trained victims, below the truth."""
 
 SCALE = 2

@@ -45,6 +45,13 @@ def victim(t: int, position: int = 0) -> Victim:
     return overhear_denoising(images, TASK, Draws(drawn.noise, torch.tensor([t])))
 
 
+def wide(t: int) -> Victim:
+    """One whose second size has 7x7 positions, fewer than channels."""
+    images = functional.avg_pool2d(load("fashion_mnist_small").test.images[3:4].float() / 255, 2)
+    drawn = TASK.draws(Occasion(3, 0, 1), tuple(images.shape))
+    return overhear_denoising(images, TASK, Draws(drawn.noise, torch.tensor([t])), widths=(8, 56))
+
+
 def attack(**parameters: object) -> Gidm:
     found = ATTACKS.create("gidm", **parameters)
     assert isinstance(found, Gidm)
@@ -234,3 +241,32 @@ def test_a_search_ends_at_its_tolerance() -> None:
     assert found.stopped_by == "tolerance"
     assert found.loss <= 1e-4 < min(found.history[:-1])
     assert found.iterations < 400
+
+
+@pytest.mark.parametrize("t", [0, 7, 15])
+def test_the_image_that_the_gradient_gives_away_is_where_the_search_of_pixels_begins(t: int) -> None:
+    seen = wide(t)
+    from_noise, given_away = (
+        attack(prior="none", optimiser="lbfgs", iterations=20, **how).reconstruct(
+            [seen.observation], seen.knowledge, seed=0
+        )
+        for how in ({}, {"start": "features"})
+    )
+    assert given_away.history[0] < 1e-2 * from_noise.history[0]
+    assert psnr(given_away.images, seen.images) > max(40, psnr(from_noise.images, seen.images) + 10)
+
+
+def test_with_a_prior_the_first_search_is_left_out_only_where_an_image_is_given_away() -> None:
+    given = {"prior": "random", "latent_iterations": 5, "iterations": 5}
+    seen = wide(7)
+    found = attack(start="features", **given).reconstruct([seen.observation], seen.knowledge, seed=0)
+    assert found.iterations == 5
+    narrow = victim(7)
+    both, either = (
+        attack(start=start, **given).reconstruct([narrow.observation], narrow.knowledge, seed=0)
+        for start in ("latents", "features")
+    )
+    assert both.iterations == 10
+    assert torch.equal(either.images, both.images)
+    with pytest.raises(FedsimError, match=r"start.*'feature'"):
+        attack(start="feature")
