@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,13 +14,13 @@ from flwr.app import Context
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Strategy
 from torch import Tensor, nn
 
 from clients import Environment, batches, client_app
 from clients.defences import DEFENCES, Checking, Defence, defence_mod
 from clients.faults import faults_mod
 from experiments import config as configuration
+from experiments.aggregating import strategy_of
 from experiments.hardware import found_device, has_bf16
 from experiments.tables import Config, Durations
 from fedsim import models
@@ -32,9 +31,8 @@ from fedsim.engines.local import can_fork
 from fedsim.errors import invalid
 from fedsim.protocol import DeclaredDefence, Grant, Knowledge, TrainingPlan
 from fedsim.tasks import TASKS, Draws, Generative, Normalisation, Occasion, Task
-from server import SELECTORS, STRATEGIES, Selective
-from server.contribution import ESTIMATORS, Appraising, Validator
-from server.selection import Choosing, RoundOutcome, Selector
+from server import SELECTORS, Selective
+from server.selection import Choosing, Selector
 
 
 @dataclass(frozen=True)
@@ -203,40 +201,7 @@ class Experiment:
 
     def strategy(self) -> Selective:
         """The aggregation strategy, narrowed to the clients that the selector chooses."""
-        selector, aggregation = self.selector(), self._aggregation()
-        appraising = self._appraising(aggregation)
-        if "values" in selector.needs and appraising is None:
-            raise invalid(
-                "selection.name",
-                self.config.selection.name,
-                "goes by what clients contributed, and nothing finds that",
-                'Add a [contribution] table, with name = "gtg" for instance',
-            )
-
-        if "accuracies" in selector.needs:
-            self._measuring("selection.name", self.config.selection.name, "accuracy")
-
-        def values(outcome: RoundOutcome) -> Mapping[int, float]:  # noqa: ARG001  (it was appraised on its way in)
-            return appraising.values() if appraising else {}
-
-        return Selective(
-            appraising or aggregation,
-            selector,
-            clients_per_round=self.config.selection.clients_per_round,
-            seed=self.config.seed,
-            durations=self.duration,
-            contribution=values,
-        )
-
-    def _measuring(self, field: str, value: str, metric: str) -> None:
-        """Refuse what goes by a metric that the task does not have."""
-        if metric not in self.task.metrics:
-            raise invalid(
-                field,
-                value,
-                f"goes by {metric}, and the task {self.config.task.name!r} tells {' and '.join(self.task.metrics)}",
-                "Choose another",
-            )
+        return strategy_of(self)
 
     def selector(self) -> Selector | Choosing:
         """Whom to prefer."""
@@ -256,66 +221,6 @@ class Experiment:
     @cached_property
     def _model_bytes(self) -> int:
         return sum(tensor.numel() * tensor.element_size() for tensor in self.model().state_dict().values())
-
-    def _appraising(self, strategy: Strategy) -> Appraising | None:
-        table = self.config.contribution
-        if table is None:
-            return None
-        estimator = ESTIMATORS.create(table.name, **table.parameters)
-        self._measuring("contribution.metric", table.metric, table.metric)
-        if self.validation is None:
-            raise invalid(
-                "contribution",
-                table.name,
-                "the server has no images to judge updates by",
-                "Set data.validation_size, to 1000 for instance; they are taken from the test split",
-            )
-        clients = self.config.data.clients
-        playing = clients if estimator.whole_run else self.config.selection.clients_per_round or clients
-        if estimator.most_players is not None and playing > estimator.most_players:
-            raise invalid(
-                "contribution.name",
-                table.name,
-                f"would evaluate 2^{playing} models for {playing} clients, and takes {estimator.most_players} at most",
-                'Use "gtg", or fewer clients',
-            )
-        training = self.config.training
-        given = training.strategy.parameters if training.strategy else {}
-        network = self.model().to(self.device)
-        return Appraising(
-            strategy,
-            estimator,
-            Validator(network, self.validation, self.normalisation, table.metric, task=self.task),
-            every=table.every,
-            seed=self.config.seed,
-            step=float(given.get("learning_rate", training.learning_rate)),
-            buffers=models.buffer_names(network),
-        )
-
-    def _aggregation(self) -> Strategy:
-        training = self.config.training
-        name = training.strategy.name if training.strategy else training.algorithm
-        given = training.strategy.parameters if training.strategy else {}
-        if (name == "fedsgd") != (training.algorithm == "fedsgd"):
-            raise invalid(
-                "training.strategy.name",
-                name,
-                f"cannot aggregate what algorithm = {training.algorithm!r} sends",
-                "Use the strategy fedsgd with the algorithm fedsgd, and only then",
-            )
-        # Whom to train is the selector's choice, and Flower's defaults would wait for a second client.
-        offered: dict[str, Any] = {
-            "min_train_nodes": 1,
-            "min_available_nodes": 1,
-            "min_evaluate_nodes": 1 if training.client_evaluation else 0,
-            "fraction_evaluate": 1.0 if training.client_evaluation else 0.0,
-            "learning_rate": training.learning_rate,  # of FedSGD's server optimiser
-            "client_learning_rate": training.learning_rate,  # QFedAvg's 1 / L
-            "train_loss_key": "train-loss",
-            "buffers": models.buffer_names(self.model()),
-        }
-        accepted = inspect.signature(STRATEGIES.factory(name)).parameters
-        return STRATEGIES.create(name, **{key: value for key, value in offered.items() if key in accepted} | given)
 
     def batches(self, client: int, round: int) -> list[Tensor]:
         """Positions in a client's shard of the batch of each local step of a round."""

@@ -13,6 +13,7 @@ import torch
 
 from clients import training
 from experiments import Experiment, checkpoint, run
+from experiments.aggregating import aggregation_of
 from experiments.checkpoint import Checkpoint
 from experiments.report import write_report
 from fedsim.arrays import to_record
@@ -86,7 +87,7 @@ def test_contribution_is_told_the_cohorts_own_updates() -> None:
         return {client: -float(client) for client in outcome.updates}
 
     selective = Selective(
-        one._aggregation(), SELECTORS.create("shapley", warm_up=1), clients_per_round=3, contribution=contribution
+        aggregation_of(one), SELECTORS.create("shapley", warm_up=1), clients_per_round=3, contribution=contribution
     )
     strategy = HonestButCurious(selective, heard.append)
     arrays = to_record(one.model().state_dict())
@@ -108,7 +109,7 @@ def test_contribution_is_told_the_cohorts_own_updates() -> None:
 
 def test_who_needs_values_and_gets_none_is_refused_before_training() -> None:
     with pytest.raises(FedsimError, match="needs values of clients"):
-        Selective(experiment()._aggregation(), SELECTORS.create("greedyfed"))
+        Selective(aggregation_of(experiment()), SELECTORS.create("greedyfed"))
 
 
 def test_oort_is_told_the_squared_loss_of_each_example_at_the_weights_sent(tmp_path: Path) -> None:
