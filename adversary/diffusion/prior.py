@@ -95,7 +95,7 @@ def generator(
         knowledge: for network and task.
         count: calls of the network.
         device: where to compute.
-        labels: of the images, int64 [N], where networks are told them.
+        labels: of the images, int64 [N], where networks are told them; of N images each, if there are more.
         save_memory: compute each call of the network once more on the way back rather than keep it.
 
     Raises:
@@ -109,7 +109,12 @@ def generator(
     weights = Weights({name: tensor.detach() for name, tensor in placed.parameters.items()}, placed.buffers)
     answer = partial(logits, network, weights)
     called = _thrifty(answer) if save_memory else answer
-    return lambda latents: task.generated(called, latents, count, labels)
+
+    def make(latents: Tensor) -> Tensor:
+        told = None if labels is None else labels.repeat(len(latents) // len(labels))
+        return task.generated(called, latents, count, told)
+
+    return make
 
 
 def student_generator(

@@ -72,3 +72,10 @@ def test_a_prior_makes_images_of_the_labels() -> None:
     ]
     assert torch.equal(made[0], made[1])
     assert not torch.allclose(made[0], made[2], atol=1e-3)
+
+
+def test_several_draws_of_a_batch_made_at_once_are_of_the_labels_each_has_alone() -> None:
+    seen = victim([6, 2], [7, 3])
+    make = generator(seen.observation.sent, seen.knowledge, 4, "cpu", labels=torch.tensor([6, 2]))
+    draws = torch.randn(3, 2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(make(draws.flatten(0, 1)), torch.cat([make(draw) for draw in draws]))
