@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,7 +50,7 @@ class Latents:
         """The images of latents."""
         return Candidate(self.generate(candidate.inputs))
 
-    def _gaps(self, drawn: Sequence[Tensor]) -> list[Tensor]:
+    def _gaps(self, drawn: list[Tensor]) -> list[Tensor]:
         """The objective of each, infinite where it is no number; the images are made at once."""
         images: list[Tensor] = []
         for first in range(0, len(drawn), TOGETHER):
