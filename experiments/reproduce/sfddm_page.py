@@ -30,7 +30,10 @@ parameters). Students learn on the server's own {images:,} images, which are no 
   teacher's steps, and has nothing to learn; so it draws what the teacher draws with as few steps.
 - **output, from random**: SFDDM as published: the teacher's answers and features, from random weights. With as few
   updates as here it is far from done: its row says what that budget buys, the one above what the target is worth.
-- **trajectory, from the teacher**: one step of the student is to lead where several of the teacher's lead.
+- **trajectory, from the teacher**: one step of the student is to lead where several of the teacher's lead. With a
+  tenth of the steps there is less left to gain than so short a learning loses.
+
+With all steps of the teacher a perfect student, by either target, is the teacher.
 
 Every student's learning is in the table below. PSNR is of images in [0, 1], the mean over {starts} starts that all
 share, against what the teacher draws from the same start with all its {total:,} steps; the gain is paired with the
