@@ -49,9 +49,6 @@ def teacher_of(run: Path) -> tuple[Experiment, Diffusion, UNet]:
         raise invalid("RUN", str(run), done, "Finish it with fedsim run --resume")
     network = experiment.model()
     network.load_state_dict(load_file(average) if averaged else dict(last.arrays))
-    if experiment.task.conditional:
-        problem = "its network is told classes, and students are told none"
-        raise invalid("RUN", str(run), problem, "Train with task.conditional = false")
     if not isinstance(network, Stepped) or not isinstance(network.network, UNet):
         raise invalid("RUN", str(run), "its network has no features to distil", 'Train with model.name = "unet"')
     return experiment, experiment.task, network.network.eval()
@@ -85,7 +82,8 @@ def distill(
     teacher = teacher.to(where)
     mapping = fold(task.goal.schedule, lessons.steps)
     table, shape, seed = experiment.config.model, experiment.data.input_shape, experiment.config.seed
-    network = build(table.name, shape, seed=seeding.derive(seed, "distill", "student"), **table.parameters).to(where)
+    given = dict(table.parameters) | ({"classes": experiment.data.classes} if task.conditional else {})
+    network = build(table.name, shape, seed=seeding.derive(seed, "distill", "student"), **given).to(where)
     if lessons.start == "teacher":
         network.load_state_dict(teacher.state_dict())
     student = Student(
@@ -93,7 +91,7 @@ def distill(
         mapping,
         task.prediction,
         table.name,
-        table.parameters,
+        given,
         shape,
         asked_at="teacher" if lessons.start == "teacher" else "student",
     )
@@ -101,11 +99,12 @@ def distill(
     # The weights stand for the run: the same --out must not go on with another teacher's lessons.
     begun = f"{lessons.described()} of {_fingerprint(teacher)}"
     done = course.resume(out, begun)
-    images = torch.empty(0)
+    images, labels = torch.empty(0), None
     if done < lessons.epochs:
-        images = learning_images(experiment, task, teacher, lessons, out, begun).to(where)
+        images, labels = learning_images(experiment, task, teacher, lessons, out, begun)
+    images, labels = images.to(where), None if labels is None else labels.to(where)
     for epoch in range(done + 1, lessons.epochs + 1):
-        loss = course.epoch(images, epoch)
+        loss = course.epoch(images, labels, epoch)
         checkpoint.write(out / "checkpoint", checkpoint.Checkpoint(epoch, {}, [{"begun": begun, **course.state()}]))
         if told is not None:
             told(epoch, loss)
@@ -132,8 +131,8 @@ class _Course:
         self._student.network.eval()
         return self._student
 
-    def epoch(self, images: Tensor, number: int) -> float:
-        """One pass over the images; its mean loss. All draws are of the seed and the number."""
+    def epoch(self, images: Tensor, labels: Tensor | None, number: int) -> float:
+        """One pass over the images, of these classes if any; its mean loss. All draws are of the seed and number."""
         generator = seeding.generator(self._seed, "distill", "epoch", number)
         total = 0.0
         order = torch.randperm(len(images), generator=generator)
@@ -141,7 +140,8 @@ class _Course:
             x_0 = images[positions.to(images.device)]
             noise = torch.randn(x_0.shape, generator=generator).to(images.device)
             t = torch.randint(self._lessons.steps, (len(x_0),), generator=generator).to(images.device)
-            loss = self._loss(x_0, noise, t)
+            own = None if labels is None else labels[positions.to(images.device)]
+            loss = self._loss(x_0, noise, t, own)
             self._optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             self._optimiser.step()

@@ -15,7 +15,7 @@ from torch import Tensor
 from experiments.experiment import Experiment
 from experiments.run_folder import write_atomically
 from fedsim import seeding
-from fedsim.diffusion import UNet, ddim, denoiser, distillation_loss, trajectory_loss
+from fedsim.diffusion import UNet, ddim, denoiser, distillation_loss, told, trajectory_loss
 from fedsim.diffusion.student import Student
 from fedsim.errors import invalid, unknown
 from fedsim.tasks.diffusion import Diffusion
@@ -30,8 +30,9 @@ SAMPLES = 64
 DRAWN = "samples.safetensors"
 """What a teacher drew for its student, beside the student."""
 
-Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""The mean loss of images in [-1, 1] and noise, both [N, C, H, W], at the student's steps int64 [N]."""
+Loss = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+"""The mean loss of images in [-1, 1] and noise, both [N, C, H, W], at the student's steps int64 [N], and of the images'
+classes int64 [N] where networks are told them."""
 
 
 @dataclass(frozen=True)
@@ -92,23 +93,26 @@ def loss_of(student: Student, teacher: UNet, lessons: Lessons) -> Loss:
     if not isinstance(network, UNet):
         raise TypeError("a student is built as its teacher is, which is a UNet")
 
-    def featured(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        return network.features(x, student.asked(t))
+    def by_output(x_0: Tensor, noise: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+        def asked(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+            return network.features(x, student.asked(t), labels)
 
-    def by_output(x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        return distillation_loss(featured, teacher.features, student.fold, x_0, noise, t)
+        def asked_teacher(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+            return teacher.features(x, t, labels)
 
-    def by_trajectory(x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        told, count = student.prediction, lessons.substeps
-        return trajectory_loss(student, teacher, student.fold, x_0, noise, t, prediction=told, substeps=count)
+        return distillation_loss(asked, asked_teacher, student.fold, x_0, noise, t)
+
+    def by_trajectory(x_0: Tensor, noise: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+        how: dict[str, Any] = {"prediction": student.prediction, "substeps": lessons.substeps, "labels": labels}
+        return trajectory_loss(student, teacher, student.fold, x_0, noise, t, **how)
 
     return by_output if lessons.target == "output" else by_trajectory
 
 
 def learning_images(
     experiment: Experiment, task: Diffusion, teacher: UNet, lessons: Lessons, out: Path, of: str
-) -> Tensor:
-    """What the student learns on, float32 [N, C, H, W] in [-1, 1], on the CPU.
+) -> tuple[Tensor, Tensor | None]:
+    """What the student learns on, float32 [N, C, H, W] in [-1, 1], on the CPU; and their classes, if it is told any.
 
     Args:
         experiment: of the run.
@@ -120,13 +124,15 @@ def learning_images(
     """
     if lessons.data == "public":
         held_out = experiment.validation or experiment.test
-        return held_out.images[: lessons.images].float() / 127.5 - 1
+        labels = held_out.labels[: lessons.images] if task.conditional else None
+        return held_out.images[: lessons.images].float() / 127.5 - 1, labels
     path = out / DRAWN
     kept = _kept(path, of)
+    labels = torch.arange(lessons.images) % experiment.data.classes if task.conditional else None
     if kept is None:
-        kept = _drawn(experiment, task, teacher, lessons.images)
+        kept = _drawn(experiment, task, teacher, lessons.images, labels)
         write_atomically(path, safetensors.torch.save({"images": kept}, {"of": of}))
-    return kept
+    return kept, labels
 
 
 def _kept(path: Path, of: str) -> Tensor | None:
@@ -139,11 +145,15 @@ def _kept(path: Path, of: str) -> Tensor | None:
 
 
 @torch.no_grad()
-def _drawn(experiment: Experiment, task: Diffusion, teacher: UNet, count: int) -> Tensor:
+def _drawn(experiment: Experiment, task: Diffusion, teacher: UNet, count: int, labels: Tensor | None) -> Tensor:
     schedule = task.goal.schedule
-    estimate = denoiser(teacher, schedule, task.prediction, bound=1.0)
     steps = schedule.spaced(min(SAMPLING_STEPS, len(schedule))).flip(0)
     generator = seeding.generator(experiment.config.seed, "distill", "samples")
     start = torch.randn(count, *experiment.data.input_shape, generator=generator)
     device = next(teacher.parameters()).device
-    return torch.cat([ddim(estimate, schedule, part.to(device), steps).cpu() for part in torch.split(start, SAMPLES)])
+    found = []
+    for positions in torch.split(torch.arange(count), SAMPLES):
+        own = None if labels is None else labels[positions].to(device)
+        estimate = denoiser(told(teacher, own), schedule, task.prediction, bound=1.0)
+        found.append(ddim(estimate, schedule, start[positions].to(device), steps).cpu())
+    return torch.cat(found)

@@ -41,14 +41,14 @@ def generator_of(
         knowledge: for network and task.
         count: calls of the network; a student takes its own steps, all of them.
         device: where to compute.
-        labels: see ``generator``; students are told none.
+        labels: see ``generator``; students that are told classes are told these.
         save_memory: see ``generator``.
 
     Raises:
         FedsimError: as ``prior_arrays``, ``generator`` and ``student_generator`` do.
     """
     if (Path(prior) / DESCRIPTION).is_file():
-        return student_generator(prior, knowledge, device, save_memory=save_memory)
+        return student_generator(prior, knowledge, device, labels=labels, save_memory=save_memory)
     arrays = prior_arrays(prior, observation, knowledge)
     return generator(arrays, knowledge, count, device, labels=labels, save_memory=save_memory)
 
@@ -111,14 +111,18 @@ def generator(
     called = _thrifty(answer) if save_memory else answer
 
     def make(latents: Tensor) -> Tensor:
-        told = None if labels is None else labels.repeat(len(latents) // len(labels))
-        return task.generated(called, latents, count, told)
+        return task.generated(called, latents, count, _repeated(labels, latents))
 
     return make
 
 
 def student_generator(
-    folder: str | Path, knowledge: Knowledge, device: torch.device | str, *, save_memory: bool = False
+    folder: str | Path,
+    knowledge: Knowledge,
+    device: torch.device | str,
+    *,
+    labels: Tensor | None = None,
+    save_memory: bool = False,
 ) -> Generator:
     """Latents to images by DDIM over all steps of a student's own schedule.
 
@@ -126,6 +130,7 @@ def student_generator(
         folder: what ``fedsim distill`` wrote.
         knowledge: for the shape of the images.
         device: where to compute.
+        labels: see ``generator``; of no effect on students that are told none.
         save_memory: see ``generator``.
 
     Raises:
@@ -137,12 +142,20 @@ def student_generator(
         problem = f"its images are of shape {shape}, and the victim's are of {wanted}"
         raise invalid("prior", str(folder), problem, "Give a student of a model of the victim's images")
     student.network.to(device).requires_grad_(requires_grad=False)
-    # With a bound, latents would have no derivative where images are saturated.
-    denoise = student.denoiser(bound=None)
     schedule = student.fold.student
     steps = schedule.spaced(len(schedule)).flip(0)
-    called = _thrifty(denoise) if save_memory else denoise
-    return lambda latents: ddim(called, schedule, latents, steps)
+
+    def make(latents: Tensor) -> Tensor:
+        # With a bound, latents would have no derivative where images are saturated.
+        denoise = student.denoiser(_repeated(labels if student.classes else None, latents), bound=None)
+        return ddim(_thrifty(denoise) if save_memory else denoise, schedule, latents, steps)
+
+    return make
+
+
+def _repeated(labels: Tensor | None, latents: Tensor) -> Tensor | None:
+    """The labels of the images of latents, of which there may be several of each."""
+    return None if labels is None else labels.repeat(len(latents) // len(labels))
 
 
 def _thrifty(answer: Callable[..., Tensor]) -> Callable[..., Tensor]:

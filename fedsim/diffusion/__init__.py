@@ -15,7 +15,7 @@ from fedsim.diffusion.denoising import (
 )
 from fedsim.diffusion.distillation import Fold, at_teacher_steps, distillation_loss, fold, published_fold
 from fedsim.diffusion.flow import Churn, heun
-from fedsim.diffusion.objective import Network, Objective
+from fedsim.diffusion.objective import LabelledNetwork, Network, Objective, told
 from fedsim.diffusion.parametrisation import Prediction
 from fedsim.diffusion.samplers import ddim, ddim_step, ddpm
 from fedsim.diffusion.schedules import SCHEDULES, Schedule, zero_terminal
@@ -29,6 +29,7 @@ __all__ = [
     "Counted",
     "Denoiser",
     "Fold",
+    "LabelledNetwork",
     "LevelDenoiser",
     "Network",
     "Noise",
@@ -50,6 +51,7 @@ __all__ = [
     "published_fold",
     "score",
     "seeded_noise",
+    "told",
     "trajectory_loss",
     "trajectory_target",
     "zero_terminal",

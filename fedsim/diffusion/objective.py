@@ -16,6 +16,9 @@ from fedsim.errors import unknown
 Network = Callable[[Tensor, Tensor], Tensor]
 """A network's answer [N, ...] to noisy images [N, ...] at steps int64 [N]."""
 
+LabelledNetwork = Callable[..., Tensor]
+"""A ``Network``, or one that is also told the classes of the images, int64 [N], as its third argument."""
+
 Error = Literal["squared", "huber"]
 
 
@@ -79,3 +82,10 @@ class Objective:
         """How far each answer is from what is wanted, not weighted, [N]."""
         distance = mse_loss if self.error == "squared" else smooth_l1_loss
         return distance(answer, wanted, reduction="none").flatten(1).mean(1)
+
+
+def told(network: LabelledNetwork, labels: Tensor | None) -> Network:
+    """The network as one of images and steps alone: of images of these classes, int64 [N], if there are any."""
+    if labels is None:
+        return network
+    return lambda x, t: network(x, t, labels)

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from fedsim.diffusion.denoising import Denoiser, denoiser
 from fedsim.diffusion.distillation import Fold
+from fedsim.diffusion.objective import told
 from fedsim.diffusion.parametrisation import Prediction
 from fedsim.diffusion.samplers import ddim
 from fedsim.diffusion.schedules import Schedule
 from fedsim.diffusion.unets import build
-from fedsim.errors import FedsimError
+from fedsim.errors import FedsimError, invalid
 from fedsim.models import InputShape
 
 WEIGHTS, DESCRIPTION = "student.safetensors", "student.json"
@@ -49,24 +50,47 @@ class Student:
     input_shape: InputShape
     asked_at: Literal["student", "teacher"] = "student"
 
+    @property
+    def classes(self) -> int:
+        """How many the network is told apart; 0 if it is told none."""
+        return int(self.parameters.get("classes", 0))
+
     def asked(self, t: Tensor) -> Tensor:
         """The steps that the network is told for the student's own, both int64 [N]."""
         return self.fold.of_teacher(t) if self.asked_at == "teacher" else t
 
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        """Noise or velocity [N, C, H, W] of noisy images [N, C, H, W] at the student's steps int64 [N]."""
-        answer: Tensor = self.network(x, self.asked(t))
+    def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Noise or velocity [N, C, H, W] of noisy images [N, C, H, W] at the student's steps int64 [N].
+
+        Args:
+            x: noisy images.
+            t: their steps.
+            labels: their classes, int64 [N], of a network that is told them.
+
+        Raises:
+            FedsimError: the network is told classes and none are given, or the other way round.
+        """
+        if (labels is None) == bool(self.classes):
+            shown = None if labels is None else labels.tolist()
+            remedy = "Give one an image" if self.classes else "Leave them out"
+            raise invalid("student: labels", shown, f"the student is told {self.classes or 'no'} classes", remedy)
+        answer: Tensor = told(self.network, labels)(x, self.asked(t))
         return answer
 
-    def denoiser(self, *, bound: float | None = 1.0) -> Denoiser:
-        """The images it sees in noisy ones, at its own steps."""
+    def denoiser(self, labels: Tensor | None = None, *, bound: float | None = 1.0) -> Denoiser:
+        """The images it sees in noisy ones, at its own steps; of classes int64 [N] where it is told them."""
         self.network.eval()
-        return denoiser(self, self.fold.student, self.prediction, bound=bound)
+        return denoiser(told(self, labels), self.fold.student, self.prediction, bound=bound)
 
-    def sample(self, start: Tensor) -> Tensor:
-        """Images in [-1, 1] by DDIM over all its steps, from standard normal numbers; both [N, C, H, W]."""
+    def sample(self, start: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Images in [-1, 1] by DDIM over all its steps, from standard normal numbers; both [N, C, H, W].
+
+        Args:
+            start: the numbers.
+            labels: classes of the images, int64 [N], of a network that is told them.
+        """
         schedule = self.fold.student
-        return ddim(self.denoiser(), schedule, start, schedule.spaced(len(schedule)).flip(0))
+        return ddim(self.denoiser(labels), schedule, start, schedule.spaced(len(schedule)).flip(0))
 
 
 def save_student(student: Student, folder: Path) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fedsim.diffusion.denoising import denoiser, spread
 from fedsim.diffusion.distillation import Fold
-from fedsim.diffusion.objective import Network
+from fedsim.diffusion.objective import LabelledNetwork, told
 from fedsim.diffusion.parametrisation import Prediction, check_prediction, from_velocity, noise_from_image, noised
 from fedsim.diffusion.schedules import Schedule
 from fedsim.errors import invalid
@@ -28,8 +28,8 @@ CLEAN = -1
 
 
 def trajectory_loss(
-    student: Network,
-    teacher: Network,
+    student: LabelledNetwork,
+    teacher: LabelledNetwork,
     fold: Fold,
     x_0: Tensor,
     noise: Tensor,
@@ -37,6 +37,7 @@ def trajectory_loss(
     *,
     prediction: Prediction,
     substeps: int = 8,
+    labels: Tensor | None = None,
 ) -> Tensor:
     """``mean |v_S - v*|^2``, where ``v*`` leads from the student's step to its next as the teacher does by many.
 
@@ -52,6 +53,7 @@ def trajectory_loss(
         t: the student's steps, int64 [N].
         prediction: what both networks answer with.
         substeps: see ``trajectory_target``.
+        labels: classes of the images, int64 [N], of networks that are told them.
 
     Returns:
         A scalar.
@@ -61,14 +63,14 @@ def trajectory_loss(
     """
     a, b = fold.student.scales(t, x_0)
     x = noised(x_0, noise, a, b)
-    wanted = trajectory_target(teacher, fold, x, t, prediction=prediction, substeps=substeps)
-    gap = student(x, t) - wanted
+    wanted = trajectory_target(teacher, fold, x, t, prediction=prediction, substeps=substeps, labels=labels)
+    gap = told(student, labels)(x, t) - wanted
     return (gap if prediction == "v" else gap / a.clamp(min=LEAST_SCALE)).square().mean()
 
 
 @torch.no_grad()
 def trajectory_target(
-    teacher: Network,
+    teacher: LabelledNetwork,
     fold: Fold,
     x: Tensor,
     t: Tensor,
@@ -76,6 +78,7 @@ def trajectory_target(
     prediction: Prediction,
     substeps: int = 8,
     bound: float | None = 1.0,
+    labels: Tensor | None = None,
 ) -> Tensor:
     """The answer that takes noisy images in one step of DDIM to where the teacher takes them in several.
 
@@ -91,6 +94,7 @@ def trajectory_target(
         substeps: of the teacher's deterministic DDIM for each step, spread evenly over its own; where there are fewer
             of its own in between, all of those. With 1 the answer is the teacher's own.
         bound: the teacher's images are clamped to [-bound, bound], as in sampling.
+        labels: classes of the images, int64 [N], of networks that are told them.
 
     Returns:
         Noise or velocity, [N, ...].
@@ -103,13 +107,14 @@ def trajectory_target(
         raise invalid("trajectory_target: substeps", substeps, "must be 1 or more", "Give 8 for instance")
     fold.student.shares(t, x)  # refuses steps that the student has not
     path = _path(fold, t, substeps)
-    estimate = denoiser(teacher, fold.teacher, prediction, bound=bound)
     reached = x.clone()
     for now, after in pairwise(path):
         moving = now > after
         if not bool(moving.any()):
             continue
         y, start, end = reached[moving], now[moving], after[moving]
+        asked = told(teacher, None if labels is None else labels[moving])
+        estimate = denoiser(asked, fold.teacher, prediction, bound=bound)
         image = estimate(y, start)
         left = noise_from_image(y, image, *_scales(fold.teacher, start, y))
         reached[moving] = noised(image, left, *_scales(fold.teacher, end, y))

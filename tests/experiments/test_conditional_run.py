@@ -10,9 +10,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from adversary.diffusion.prior import student_generator
 from experiments import Experiment, run
 from experiments.campaigns import campaigns
-from experiments.distilling import teacher_of
+from experiments.distilling import distill, teacher_of
+from experiments.lessons import Lessons, learning_images
+from fedsim.diffusion import ddim, denoiser
+from fedsim.diffusion.student import load_student
 from fedsim.errors import FedsimError
 
 pytest.importorskip("diffusers", reason="NOT TESTED: diffusion runs. Run: pip install fedsim[diffusion]")
@@ -49,8 +53,58 @@ def test_a_run_draws_a_column_a_class_and_gives_its_labels_away(tmp_path: Path) 
         assert picture.size == (10 * 29 - 1, 2 * 29 - 1)
     assert [record["label_accuracy"] for record in done.attacks] == [1.0, 1.0]
     assert done.attacks[0]["labels_true"]
-    with pytest.raises(FedsimError, match=r"told classes.*task.conditional = false"):
-        teacher_of(done.folder)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(experiment(), tmp_path_factory.mktemp("runs") / "conditional", quiet=True).folder
+
+
+def test_a_students_classes_are_its_teachers(finished: Path, tmp_path: Path) -> None:
+    """A copy of the teacher that is taught the teacher's own answers has nothing to learn, if both are told alike."""
+    lessons = Lessons(steps=4, epochs=1, start="teacher")
+    losses: list[float] = []
+    distill(finished, tmp_path, lessons, told=lambda _, loss: losses.append(loss))
+    assert losses[0] < 1e-3
+    student, (_, task, teacher) = load_student(tmp_path), teacher_of(finished)
+    start, labels = torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(0)), torch.tensor([3, 8])
+    estimate = denoiser(lambda x, t: teacher(x, t, labels), task.goal.schedule, task.prediction, bound=1.0)
+    with torch.no_grad():
+        wanted = ddim(estimate, task.goal.schedule, start, student.fold.steps.flip(0))
+        torch.testing.assert_close(student.sample(start, labels), wanted, atol=1e-3, rtol=0)
+        assert not torch.allclose(student.sample(start, labels.flip(0)), wanted, atol=1e-2)
+    with pytest.raises(FedsimError, match=r"student: labels = None.*10 classes"):
+        student.sample(start)
+    along = Lessons(steps=4, epochs=6, start="teacher", target="trajectory", substeps=2)
+    distill(finished, tmp_path / "along", along, told=lambda _, loss: losses.append(loss))
+    assert losses[-1] < losses[1]
+
+
+def test_samples_of_the_teacher_are_of_all_classes_in_turn(finished: Path, tmp_path: Path) -> None:
+    one, task, teacher = teacher_of(finished)
+    lessons = Lessons(data="generated", images=12)
+    images, labels = learning_images(one, task, teacher, lessons, tmp_path, "these")
+    assert labels is not None
+    assert labels.tolist() == [*range(10), 0, 1]
+    again, _ = learning_images(one, task, teacher, lessons, tmp_path, "these")
+    assert torch.equal(images, again)
+    public, true = learning_images(one, task, teacher, Lessons(images=5), tmp_path, "these")
+    assert true is not None
+    assert torch.equal(true, one.test.labels[:5])
+    assert len(public) == 5
+
+
+def test_a_student_as_a_prior_makes_images_of_the_victims_labels(finished: Path, tmp_path: Path) -> None:
+    student = distill(finished, tmp_path, Lessons(steps=3, epochs=1, start="teacher"))
+    knowledge, labels = experiment().knowledge(), torch.tensor([5, 0])
+    make = student_generator(tmp_path, knowledge, "cpu", labels=labels)
+    draws = torch.randn(3, 2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found = make(draws.flatten(0, 1))
+        estimate = student.denoiser(labels, bound=None)
+        schedule = student.fold.student
+        alone = [ddim(estimate, schedule, draw, torch.tensor([2, 1, 0])) for draw in draws]
+    torch.testing.assert_close(found, torch.cat(alone))
 
 
 def test_labels_granted_are_in_the_order_of_the_noise() -> None:

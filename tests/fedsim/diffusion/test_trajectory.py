@@ -75,6 +75,23 @@ def test_a_batch_is_its_examples_one_by_one() -> None:
     assert torch.allclose(together, torch.cat(alone), atol=1e-12)
 
 
+def test_who_is_told_classes_is_told_those_of_who_still_moves() -> None:
+    inner, folded = Small(), fold(SCHEDULES.create("cosine", 14), 6)
+
+    def teacher(x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        answer: Tensor = inner(x, t) + labels[:, None]
+        return answer
+
+    x, t, labels = numbers(6, 4), torch.arange(6), torch.tensor([2, 0, 1, 1, 0, 2])
+    found = trajectory_target(teacher, folded, x, t, prediction="v", substeps=3, labels=labels)
+    for i in t:
+        own = slice(int(i), int(i) + 1)
+        alone = trajectory_target(
+            lambda x, t, label=labels[own]: teacher(x, t, label), folded, x[own], t[own], prediction="v", substeps=3
+        )
+        assert torch.allclose(found[own], alone, atol=1e-12)
+
+
 def test_the_perfect_student_draws_what_its_teacher_draws_by_many_steps() -> None:
     """On Gaussian data, where all answers are known; the published target's keeps the error of few steps."""
     schedule, known, count = SCHEDULES.create("cosine", 101), Gaussian(0.5), 6
