@@ -21,8 +21,7 @@ Made by `make reproduce-gidm` (`python -m experiments.reproduce.gidm`), on one t
 test images from the 65th on, one image a gradient; a UNet of 636,465 parameters, v-prediction, 16 steps of the sigmoid
 schedule, single precision. **Set A: noise and step are known**, a much stronger observation than an honest server
 has. `fresh` victims have weights of their own, `trained` ones those of a model after {training} steps of Adam on the
-training split; that model is the prior of `gidm` in both. Steps go up from victim to victim, from 0 to 15 over eight;
-below are those of the victims that have been attacked so far.
+training split; that model is the prior of `gidm` in both. Steps go up from victim to victim, from 0 to 15 over eight.
 
 Every search of pixels has up to 500 iterations from each start, by L-BFGS in `gidm`, `pixels` and `dlg`, which end
 when the relative squared gap to the gradient is below 1e-9 and begin a second time only where the first start ends
@@ -50,7 +49,8 @@ The trained victims again, through several priors from the same latents: `all st
 of DDIM, all those in which there is at least a hundredth of the image; `four steps` the same model by four; `student`
 one of four steps distilled from it (SFDDM, {distilling} batches of the training split, from the teacher's weights),
 over its own schedule; `random` fresh weights. `first` is the first search alone, 64 latents and 20 iterations; `both`
-goes on with the pixels; each from one start."""
+goes on with the pixels; each from one start. What a prior costs is told by the first search: the one for pixels is the
+same for all, so that with both the cheaper prior saves little."""
 
 STEP_WITHHELD = """## Set B: the step is not known
 
