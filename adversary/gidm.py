@@ -155,11 +155,16 @@ class Gidm:
         image = image_given_away(observations[0], knowledge, seed=seed, device=device) if self.features else None
         begun = problem if image is None else Onwards(problem, image)
         if self.prior == "none" or not self.first.iterations:
-            solver = replace(self.second.solver, seconds=self._left(began))
-            solution = solver.solve(begun, self.second.optimiser, progress)
+            solver = self.second.solver if image is None else self._onwards
+            solution = replace(solver, seconds=self._left(began)).solve(begun, self.second.optimiser, progress)
         else:
             solution = self._starts(begun, problem, observations[0], began, progress)
         return replace(Inversion.result(problem, solution, observations[0]), seconds=time.monotonic() - began)
+
+    @property
+    def _onwards(self) -> Solver:
+        """The budget of the second search from an image on; without one the image itself is looked at, and kept."""
+        return replace(self.second.solver, iterations=max(1, self.second.solver.iterations))
 
     def _left(self, began: float) -> float | None:
         """Seconds of the budget."""
@@ -195,7 +200,7 @@ class Gidm:
                 break
             told = _after(done, best.loss, progress)
             if start == 0 and isinstance(begun, Onwards):
-                found = replace(solver, restarts=1, seconds=left).solve(begun, self.second.optimiser, told)
+                found = replace(self._onwards, restarts=1, seconds=left).solve(begun, self.second.optimiser, told)
             else:
                 # A search begun anew after it has diverged takes one of the numbers between those of two starts.
                 latents = Latents(problem, make, self.latent_draws, start * (1 + self.first.retries))

@@ -261,6 +261,11 @@ def test_with_a_prior_the_first_search_is_left_out_only_where_an_image_is_given_
     seen = wide(7)
     found = attack(start="features", **given).reconstruct([seen.observation], seen.knowledge, seed=0)
     assert found.iterations == 5
+    alone = attack(start="features", **given | {"iterations": 0}).reconstruct(
+        [seen.observation], seen.knowledge, seed=0
+    )
+    assert alone.iterations == 1
+    assert psnr(alone.images, seen.images) > 30
     narrow = victim(7)
     both, either = (
         attack(start=start, **given).reconstruct([narrow.observation], narrow.knowledge, seed=0)
