@@ -45,7 +45,7 @@ class Stopping:
     def __post_init__(self) -> None:
         for name, smallest in (("truncation", 0), ("patience", 0), ("least", 1), ("most", 1), ("convergence", 0)):
             value = getattr(self, name)
-            if value is not None and value < smallest:
+            if value is not None and not value >= smallest:  # also where it is no number
                 raise invalid(name, value, f"must be {smallest} or more", "Correct it")
 
 

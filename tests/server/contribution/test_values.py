@@ -212,3 +212,9 @@ def test_what_cannot_be_valued_is_refused() -> None:
         ESTIMATORS.create("gtg", truncation=-1.0)
     with pytest.raises(FedsimError, match="budget = 0"):
         ESTIMATORS.create("gtg", budget=0)
+
+
+@pytest.mark.parametrize("value", [-0.1, float("nan")])
+def test_a_truncation_that_nothing_can_come_within_is_refused(value: float) -> None:
+    with pytest.raises(FedsimError, match=r"truncation = .* must be 0 or more"):
+        Stopping(truncation=value)
