@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 
@@ -31,7 +31,6 @@ from adversary.inversion import (
     Solver,
 )
 from adversary.labels import optimised
-from fedsim.errors import unknown
 from fedsim.protocol import Knowledge, Observation, Reconstruction
 
 Start = Literal["latents", "features"]
@@ -64,8 +63,8 @@ def gidm(
             weights; the path of a safetensors file with the state of another one of the same layout; the folder of a
             student of ``fedsim distill``; or ``none``, to search the pixels alone, from noise.
         start: what the first of the restarts begins with: ``latents``, the first search; or ``features``, not of the
-            paper: the image that the gradient of one example gives away where some layer has as many channels as
-            positions (``adversary.diffusion.features``), which takes the place of the first search, and else nothing.
+            paper: in place of the first search, the image that the gradient of one example gives away where some layer
+            has as many channels as positions (``adversary.diffusion.features``); where none has, as ``latents``.
         latent_iterations: of the first search.
         iterations: of the second one; 0 to leave it out.
         restarts: starting points, of each of which both searches are begun, until the pixels explain the gradient, as
@@ -80,12 +79,7 @@ def gidm(
             steps, in the box of valid images, for which a learning rate of 0.1 is usual; or ``lbfgs``, as in DLG.
         tolerance: objective at which a search ends.
         save_memory: keep one call of the prior in memory at a time.
-
-    Raises:
-        FedsimError: the start is not known.
     """
-    if start not in get_args(Start):
-        raise unknown("gidm: start", start, get_args(Start))
     pixels: dict[str, Optimiser] = {
         "adam": Adam(learning_rate, boxed=False),
         "sign_adam": SignAdam(learning_rate),
@@ -153,12 +147,12 @@ class Gidm:
         knowledge = with_steps(knowledge, observations[0])
         problem = self.second.problem(observations, knowledge, seed=seed, device=device)
         image = image_given_away(observations[0], knowledge, seed=seed, device=device) if self.features else None
-        begun = problem if image is None else Onwards(problem, image)
+        onwards = None if image is None else Onwards(problem, image)
         if self.prior == "none" or not self.first.iterations:
-            solver = self.second.solver if image is None else self._onwards
-            solution = replace(solver, seconds=self._left(began)).solve(begun, self.second.optimiser, progress)
+            solver = replace(self._onwards if onwards else self.second.solver, seconds=self._left(began))
+            solution = solver.solve(onwards or problem, self.second.optimiser, progress)
         else:
-            solution = self._starts(begun, problem, observations[0], began, progress)
+            solution = self._starts(problem, onwards, observations[0], began, progress)
         return replace(Inversion.result(problem, solution, observations[0]), seconds=time.monotonic() - began)
 
     @property
@@ -173,8 +167,8 @@ class Gidm:
 
     def _starts(
         self,
-        begun: InversionProblem | Onwards,
         problem: InversionProblem,
+        onwards: Onwards | None,
         observation: Observation,
         began: float,
         progress: Progress | None,
@@ -199,8 +193,8 @@ class Gidm:
             if start and left is not None and left <= 0:
                 break
             told = _after(done, best.loss, progress)
-            if start == 0 and isinstance(begun, Onwards):
-                found = replace(self._onwards, restarts=1, seconds=left).solve(begun, self.second.optimiser, told)
+            if start == 0 and onwards:
+                found = replace(self._onwards, restarts=1, seconds=left).solve(onwards, self.second.optimiser, told)
             else:
                 # A search begun anew after it has diverged takes one of the numbers between those of two starts.
                 latents = Latents(problem, make, self.latent_draws, start * (1 + self.first.retries))

@@ -134,13 +134,16 @@ def student_generator(
         save_memory: see ``generator``.
 
     Raises:
-        FedsimError: there is no student, or its images are of another shape.
+        FedsimError: there is no student, its images are of another shape, or it is told classes and none are known.
     """
     student = load_student(folder)
     if student.input_shape != tuple(knowledge.input_shape):
         shape, wanted = list(student.input_shape), list(knowledge.input_shape)
         problem = f"its images are of shape {shape}, and the victim's are of {wanted}"
         raise invalid("prior", str(folder), problem, "Give a student of a model of the victim's images")
+    if student.classes and labels is None:
+        problem = "its network is told classes, and the victim's is told none"
+        raise invalid("prior", str(folder), problem, "Give a student of a network that is told none")
     student.network.to(device).requires_grad_(requires_grad=False)
     schedule = student.fold.student
     steps = schedule.spaced(len(schedule)).flip(0)

@@ -12,7 +12,7 @@ from adversary.inversion import Candidate, InversionProblem
 from fedsim import seeding
 
 TOGETHER = 16
-"""Latents of which images are made at once: four times as fast as one by one, and more gain no more."""
+"""Latents of which images are made at once: 3.5 times as fast as one by one at 28x28, and more gain little more."""
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,8 @@ def test_a_student_as_a_prior_makes_images_of_the_victims_labels(finished: Path,
         schedule = student.fold.student
         alone = [ddim(estimate, schedule, draw, torch.tensor([2, 1, 0])) for draw in draws]
     torch.testing.assert_close(found, torch.cat(alone))
+    with pytest.raises(FedsimError, match="told classes, and the victim's is told none"):
+        student_generator(tmp_path, knowledge, "cpu")
 
 
 def test_labels_granted_are_in_the_order_of_the_noise() -> None:
